@@ -1,0 +1,585 @@
+"""A ResNet as a table: four Blocks of units, and everything that follows from them.
+
+    network = resnet_v2([Block("block1", bottleneck, [(256, 64, 1)] * 2 + [(256, 64, 2)]), ...], num_classes=1001)
+
+A `Block` is what its reader writes: a list of `(depth, depth_bottleneck, stride)`. A `Network` is the same with every
+choice made: each `Unit` knows its shortcut, its convolutions and their rates, and shapes, parameters and multiply-adds
+follow from it without weights. Words and rules are TF-slim's (google-research/tf-slim, tf_slim/nets/resnet_utils.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from .errors import NetworkError
+from .families import SLIM_V1, SLIM_V2, Family, Pool, Post, Pre, Shortcut, Stem
+
+
+@dataclass(frozen=True)
+class UnitKind:
+    """How many convolutions a unit has and how large they are; `bottleneck` is 1x1, 3x3, 1x1."""
+
+    name: str
+    kernels: tuple[int, ...]
+
+
+bottleneck = UnitKind("bottleneck", (1, 3, 1))
+basic = UnitKind("basic", (3, 3))
+
+
+@dataclass(frozen=True)
+class Block:
+    """A list of residual units under one name, as in slim's `resnet_utils.Block`.
+
+    >>> Block("block1", bottleneck, [(256, 64, 1)] * 2 + [(256, 64, 2)]).args[-1]
+    (256, 64, 2)
+
+    Args:
+        scope: name of the Block; the prefix of its units' end points.
+        unit_fn: `bottleneck`.
+        args: a unit each: (depth, depth_bottleneck, stride), or slim's dict of those names.
+
+    Raises:
+        NetworkError: a unit that is no such triple of positive integers.
+    """
+
+    scope: str
+    unit_fn: UnitKind
+    args: tuple[tuple[int, int, int], ...]
+
+    def __init__(
+        self, scope: str, unit_fn: UnitKind, args: Iterable[Sequence[int] | Mapping[str, int]]
+    ) -> None:
+        triples, wrong = [], []
+        for index, unit in enumerate(args, start=1):
+            try:
+                triple = _triple(unit)
+            except (TypeError, ValueError, KeyError):
+                wrong.append(f"unit_{index}: {unit!r}")
+            else:
+                triples.append(triple)
+        if wrong or not triples:
+            raise NetworkError(
+                f"{scope} is no list of units",
+                found=wrong or ["it is empty"],
+                help="a unit is (depth, depth_bottleneck, stride), all positive integers",
+            )
+        object.__setattr__(self, "scope", scope)
+        object.__setattr__(self, "unit_fn", unit_fn)
+        object.__setattr__(self, "args", tuple(triples))
+
+
+def _triple(unit: Sequence[int] | Mapping[str, int]) -> tuple[int, int, int]:
+    values = [unit[k] for k in ("depth", "depth_bottleneck", "stride")] if isinstance(unit, Mapping) else unit
+    depth, depth_bottleneck, stride = values
+    for value in (depth, depth_bottleneck, stride):
+        if isinstance(value, bool) or int(value) != value or value < 1:
+            raise ValueError(value)
+    return int(depth), int(depth_bottleneck), int(stride)
+
+
+@dataclass(frozen=True)
+class Conv:
+    """One convolution: what it reads is said by its unit, what it is by this row.
+
+    Padding is rate * (kernel // 2) on both sides, whatever the stride: slim's `conv2d_same`, which is also torch's.
+    Variables are called as slim calls them: NAME/weights (HWIO), NAME/biases, NAME/BatchNorm/{gamma, beta,
+    moving_mean, moving_variance}.
+    """
+
+    name: str
+    kernel: int
+    depth_in: int
+    depth: int
+    stride: int = 1
+    rate: int = 1
+    bias: bool = False
+    norm: bool = False
+    relu: bool = False
+
+    @property
+    def variables(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of its variables."""
+        shapes: dict[str, tuple[int, ...]] = {
+            f"{self.name}/weights": (self.kernel, self.kernel, self.depth_in, self.depth)
+        }
+        if self.bias:
+            shapes[f"{self.name}/biases"] = (self.depth,)
+        if self.norm:
+            shapes |= norm_variables(f"{self.name}/BatchNorm", self.depth)
+        return shapes
+
+    def macs(self, height: int, width: int) -> int:
+        """Multiply-adds for one image of height x width output pixels."""
+        return height * width * self.kernel * self.kernel * self.depth_in * self.depth
+
+    def output(self, size: int) -> int:
+        """Output pixels along an axis of `size` input pixels."""
+        return (size - 1) // self.stride + 1
+
+
+def norm_variables(scope: str, depth: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of one batch norm's variables."""
+    return {f"{scope}/{part}": (depth,) for part in ("gamma", "beta", "moving_mean", "moving_variance")}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One residual unit with every choice made.
+
+    Args:
+        name: its end point, `block1/unit_1/bottleneck_v2`. block: the Block it belongs to.
+        depth_in, depth, depth_bottleneck: channels read, written, and in between.
+        stride: step of the unit, pixels. rate: dilation of its 3x3 convolution.
+        stride_at: the convolution that carries the stride, counted from 1.
+        pre, post: norm and ReLU before its paths, and what follows the sum; see `Family`.
+        bias: of its convolutions. norm_last: batch norm after the last of them.
+        shortcut: how the input reaches the sum; `identity` is `subsample` with stride 1.
+        shortcut_bias, shortcut_norm: of the projection.
+    """
+
+    name: str
+    block: str
+    kind: UnitKind
+    depth_in: int
+    depth: int
+    depth_bottleneck: int
+    stride: int
+    rate: int
+    stride_at: int
+    pre: Pre
+    post: Post
+    bias: tuple[bool, ...]
+    norm_last: bool
+    shortcut: Shortcut
+    shortcut_bias: bool
+    shortcut_norm: bool
+
+    @functools.cached_property
+    def projection(self) -> Conv | None:
+        """The 1x1 convolution of the shortcut, where there is one."""
+        if self.shortcut != "projection":
+            return None
+        return Conv(
+            f"{self.name}/shortcut",
+            1,
+            self.depth_in,
+            self.depth,
+            stride=self.stride,
+            bias=self.shortcut_bias,
+            norm=self.shortcut_norm,
+        )
+
+    @functools.cached_property
+    def convs(self) -> tuple[Conv, ...]:
+        """The residual path, in order. Inner convolutions are always followed by batch norm and ReLU."""
+        rows, last = [], len(self.kind.kernels)
+        depth_in = self.depth_in
+        for place, kernel in enumerate(self.kind.kernels, start=1):
+            depth = self.depth if place == last else self.depth_bottleneck
+            rows.append(
+                Conv(
+                    f"{self.name}/conv{place}",
+                    kernel,
+                    depth_in,
+                    depth,
+                    stride=self.stride if place == self.stride_at else 1,
+                    rate=self.rate if kernel > 1 else 1,
+                    bias=self.bias[place - 1],
+                    norm=place < last or self.norm_last,
+                    relu=place < last,
+                )
+            )
+            depth_in = depth
+        return tuple(rows)
+
+    @property
+    def variables(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of its variables, in slim's order."""
+        shapes = norm_variables(f"{self.name}/preact", self.depth_in) if self.pre != "none" else {}
+        for conv in (*filter(None, [self.projection]), *self.convs):
+            shapes |= conv.variables
+        return shapes
+
+
+@dataclass(frozen=True)
+class EndPoint:
+    """One named tensor of a forward pass, known before any weight is.
+
+    Args:
+        name: canonical: slim's key without the network's scope.
+        height, width, depth: of one image, pixels and channels.
+        macs: multiply-adds spent on it by its own convolutions (a unit's are the sum of its parts').
+        parameters: values of its own variables, statistics of batch norm included.
+    """
+
+    name: str
+    height: int
+    width: int
+    depth: int
+    macs: int
+    parameters: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, depth)."""
+        return self.height, self.width, self.depth
+
+
+@dataclass(frozen=True)
+class Network:
+    """A ResNet as a table, without weights.
+
+    >>> from resforward import NETWORKS
+    >>> network = NETWORKS["resnet_v2_50"]
+    >>> network.parameters, [unit.stride for unit in network.units[:3]]
+    (25615849, [1, 1, 2])
+
+    Args:
+        name: slim's scope; a full slim end point key starts with it.
+        family: the row of values that its units were made from.
+        input_channels: of the images.
+        stem: the root block, or None (slim's include_root_block=False).
+        units: in order, across all Blocks.
+        num_classes: 0 for a network without classifier.
+        global_pool: average over height and width before the classifier.
+        epsilon: of batch norm.
+        output_stride: the one asked for, or None for the nominal one.
+    """
+
+    name: str
+    family: Family
+    input_channels: int
+    stem: Stem | None
+    units: tuple[Unit, ...]
+    num_classes: int
+    global_pool: bool
+    epsilon: float
+    output_stride: int | None = None
+
+    @functools.cached_property
+    def stem_convs(self) -> tuple[Conv, ...]:
+        """The root block's convolutions, in order."""
+        if self.stem is None:
+            return ()
+        rows, depth_in = [], self.input_channels
+        for place, depth in enumerate(self.stem.widths, start=1):
+            name = "conv1" if len(self.stem.widths) == 1 else f"conv1/conv{place}"
+            kernel, stride = (self.stem.kernel, self.stem.stride) if place == 1 else (3, 1)
+            rows.append(
+                Conv(
+                    name,
+                    kernel,
+                    depth_in,
+                    depth,
+                    stride=stride,
+                    bias=self.stem.bias,
+                    norm=self.stem.norm,
+                    relu=self.stem.norm,
+                )
+            )
+            depth_in = depth
+        return tuple(rows)
+
+    @functools.cached_property
+    def logits(self) -> Conv | None:
+        """The classifier, a 1x1 convolution with bias, where there is one."""
+        if not self.num_classes:
+            return None
+        return Conv("logits", 1, self.depth, self.num_classes, bias=True)
+
+    @property
+    def depth(self) -> int:
+        """Channels of the last unit: the length of an embedding."""
+        return self.units[-1].depth
+
+    @functools.cached_property
+    def variables(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of all variables: slim's, without the scope."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for conv in self.stem_convs:
+            shapes |= conv.variables
+        for unit in self.units:
+            shapes |= unit.variables
+        if self.family.final_norm:
+            shapes |= norm_variables("postnorm", self.depth)
+        if self.logits:
+            shapes |= self.logits.variables
+        return shapes
+
+    @property
+    def parameters(self) -> int:
+        """Values of all variables, statistics of batch norm included."""
+        return sum(map(_count, self.variables.values()))
+
+    @functools.cached_property
+    def blocks(self) -> dict[str, tuple[Unit, ...]]:
+        """Units by Block."""
+        grouped: dict[str, list[Unit]] = {}
+        for unit in self.units:
+            grouped.setdefault(unit.block, []).append(unit)
+        return {name: tuple(units) for name, units in grouped.items()}
+
+    def end_points(self, height: int, width: int) -> dict[str, EndPoint]:
+        """Every named tensor of a forward pass over one image, in the order of computation.
+
+        >>> NETWORKS["resnet_v2_50"].end_points(224, 224)["block1"].shape
+        (28, 28, 256)
+
+        Args:
+            height, width: of the image, pixels.
+
+        Raises:
+            NetworkError: an image of no pixels.
+        """
+        if height < 1 or width < 1:
+            raise NetworkError(f"an image of {height} x {width} pixels has nothing to compute")
+        return {point.name: point for point in self._trace(height, width)}
+
+    def macs(self, height: int, width: int) -> int:
+        """Multiply-adds of one image's forward pass."""
+        units = {unit.name for unit in self.units} | set(self.blocks)
+        return sum(p.macs for name, p in self.end_points(height, width).items() if name not in units)
+
+    def _trace(self, h: int, w: int) -> Iterator[EndPoint]:
+        def conv_point(conv: Conv, h: int, w: int) -> EndPoint:
+            h, w = conv.output(h), conv.output(w)
+            return EndPoint(conv.name, h, w, conv.depth, conv.macs(h, w), _total(conv.variables))
+
+        for conv in self.stem_convs:
+            yield (point := conv_point(conv, h, w))
+            h, w = point.height, point.width
+        if self.stem and self.stem.pool:
+            h, w = self.stem.pool.geometry(h)[0], self.stem.pool.geometry(w)[0]
+            yield EndPoint("pool1", h, w, self.stem.widths[-1], 0, 0)
+        for block, units in self.blocks.items():
+            block_macs = block_parameters = 0
+            for unit in units:
+                own = []
+                if unit.pre != "none":
+                    norm = _total(norm_variables("", unit.depth_in))
+                    own.append(EndPoint(f"{unit.name}/preact", h, w, unit.depth_in, 0, norm))
+                if unit.projection:
+                    own.append(conv_point(unit.projection, h, w))
+                for conv in unit.convs:
+                    own.append(conv_point(conv, h, w))
+                    h, w = own[-1].height, own[-1].width
+                yield from own
+                macs, parameters = sum(p.macs for p in own), sum(p.parameters for p in own)
+                yield EndPoint(unit.name, h, w, unit.depth, macs, parameters)
+                block_macs, block_parameters = block_macs + macs, block_parameters + parameters
+            yield EndPoint(block, h, w, units[-1].depth, block_macs, block_parameters)
+        if self.family.final_norm:
+            yield EndPoint("postnorm", h, w, self.depth, 0, _total(norm_variables("", self.depth)))
+        if self.global_pool:
+            h = w = 1
+            yield EndPoint("global_pool", h, w, self.depth, 0, 0)
+        if self.logits:
+            yield conv_point(self.logits, h, w)
+            yield EndPoint("predictions", h, w, self.num_classes, 0, 0)
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    return functools.reduce(lambda a, b: a * b, shape, 1)
+
+
+def _total(variables: Mapping[str, tuple[int, ...]]) -> int:
+    return sum(map(_count, variables.values()))
+
+
+def resnet(
+    family: Family,
+    blocks: Sequence[Block],
+    num_classes: int | None = None,
+    *,
+    global_pool: bool = True,
+    output_stride: int | None = None,
+    include_root_block: bool = True,
+    input_channels: int = 3,
+    epsilon: float | None = None,
+    stem: Stem | None = None,
+    name: str | None = None,
+) -> Network:
+    """Make a network of any family from its Block table; `resnet_v1` and `resnet_v2` are this with slim's rows.
+
+    Args:
+        family: the row of values that decides everything the Blocks leave open.
+        blocks: in order.
+        num_classes: of the classifier; 0 or None for features alone.
+        global_pool: average over height and width before the classifier; False for dense prediction.
+        output_stride: pixels of the image for one of the last Block's, by dilation from there on; None: nominal.
+        include_root_block: False to let the first Block read the image itself.
+        input_channels: of the images.
+        epsilon: of batch norm, when it is not the family's.
+        stem: another root block than the family's.
+        name: slim's scope, the first part of full end point keys.
+
+    Raises:
+        NetworkError: no Blocks, two of one name, or an output stride that cannot be reached.
+    """
+    if not blocks:
+        raise NetworkError("a network needs at least one Block")
+    scopes = [block.scope for block in blocks]
+    if twice := sorted({s for s in scopes if scopes.count(s) > 1}):
+        raise NetworkError("Blocks share a name, so their end points would too", found=twice)
+    if input_channels < 1:
+        raise NetworkError(f"input_channels is {input_channels}; an image has at least one channel")
+    root = (stem or family.stem) if include_root_block else None
+    units: list[Unit] = []
+    depth_in = root.widths[-1] if root else input_channels
+    for block in blocks:
+        for index, (depth, depth_bottleneck, stride) in enumerate(block.args, start=1):
+            projects = depth != depth_in
+            units.append(
+                Unit(
+                    name=f"{block.scope}/unit_{index}/{block.unit_fn.name}_{family.version}",
+                    block=block.scope,
+                    kind=block.unit_fn,
+                    depth_in=depth_in,
+                    depth=depth,
+                    depth_bottleneck=depth_bottleneck,
+                    stride=stride,
+                    rate=1,
+                    stride_at=family.stride_at,
+                    pre=family.pre_projection if projects else family.pre_identity,
+                    post=family.post,
+                    bias=family.bias,
+                    norm_last=family.norm_last,
+                    shortcut="projection" if projects else "subsample" if stride > 1 else "identity",
+                    shortcut_bias=family.shortcut_bias,
+                    shortcut_norm=family.shortcut_norm,
+                )
+            )
+            depth_in = depth
+    network = Network(
+        name=name or f"resnet_{family.version}",
+        family=family,
+        input_channels=input_channels,
+        stem=root,
+        units=tuple(units),
+        num_classes=num_classes or 0,
+        global_pool=global_pool,
+        epsilon=family.epsilon if epsilon is None else epsilon,
+    )
+    return with_output_stride(network, output_stride)
+
+
+def with_output_stride(network: Network, output_stride: int | None) -> Network:
+    """Trade strides for dilation from the unit on that would overshoot `output_stride`.
+
+    >>> dense = with_output_stride(NETWORKS["resnet_v2_50"], 16)
+    >>> [unit.rate for unit in dense.units[-3:]]
+    [2, 2, 2]
+
+    The rule is slim's (`stack_blocks_dense`): once the stride reached is the one asked for, a unit keeps the rate so
+    far and loses its stride, and the rate grows by that stride for the units after it.
+
+    Args:
+        network: with its nominal strides.
+        output_stride: pixels of the image for one of the last Block's; None leaves the network as it is.
+
+    Raises:
+        NetworkError: a stride that no unit ends on, or a network that was made dense already.
+    """
+    if output_stride is None:
+        return network
+    if network.output_stride is not None:
+        raise NetworkError(
+            f"{network.name} was already made with output_stride={network.output_stride}",
+            help="start from the nominal network",
+        )
+    root = network.stem.stride * (network.stem.pool.stride if network.stem.pool else 1) if network.stem else 1
+    reachable = [root]
+    for unit in network.units:
+        if unit.stride > 1:
+            reachable.append(reachable[-1] * unit.stride)
+    if output_stride not in reachable:
+        raise NetworkError(
+            f"output_stride {output_stride} cannot be reached by {network.name}",
+            help=f"its strides are {', '.join(map(str, reachable))}",
+        )
+    current, rate, units = root, 1, []
+    for unit in network.units:
+        if current == output_stride:
+            shortcut: Shortcut = "identity" if unit.shortcut == "subsample" else unit.shortcut
+            units.append(dataclasses.replace(unit, stride=1, rate=rate, shortcut=shortcut))
+            rate *= unit.stride
+        else:
+            units.append(unit)
+            current *= unit.stride
+    return dataclasses.replace(network, units=tuple(units), output_stride=output_stride)
+
+
+def resnet_v1(blocks: Sequence[Block], num_classes: int | None = None, **options: object) -> Network:
+    """Make slim's post-activation network from its Block table.
+
+    >>> resnet_v1([Block("block1", bottleneck, [(256, 64, 1)] * 3)], num_classes=1000).depth
+    256
+
+    Args:
+        blocks: in order.
+        num_classes: of the classifier; 0 or None for features alone.
+        options: those of `resnet`: global_pool, output_stride, include_root_block, input_channels, epsilon, name.
+    """
+    return resnet(SLIM_V1, blocks, num_classes, **options)  # type: ignore[arg-type]
+
+
+def resnet_v2(blocks: Sequence[Block], num_classes: int | None = None, **options: object) -> Network:
+    """Make slim's pre-activation network from its Block table.
+
+    >>> resnet_v2([Block("block1", bottleneck, [(256, 64, 1)] * 3)], num_classes=1000).units[0].shortcut
+    'projection'
+
+    Args:
+        blocks: in order.
+        num_classes: of the classifier; 0 or None for features alone.
+        options: those of `resnet`: global_pool, output_stride, include_root_block, input_channels, epsilon, name.
+    """
+    return resnet(SLIM_V2, blocks, num_classes, **options)  # type: ignore[arg-type]
+
+
+def resnet_block(scope: str, base_depth: int, num_units: int, stride: int) -> Block:
+    """slim's `resnet_v2_block`: units of one width, the last of which carries the stride.
+
+    >>> resnet_block("block1", base_depth=64, num_units=3, stride=2).args
+    ((256, 64, 1), (256, 64, 1), (256, 64, 2))
+    """
+    return Block(
+        scope,
+        bottleneck,
+        [(4 * base_depth, base_depth, 1)] * (num_units - 1) + [(4 * base_depth, base_depth, stride)],
+    )
+
+
+UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}  # units per Block, by depth
+
+
+def standard_blocks(units: Sequence[int]) -> list[Block]:
+    """The Blocks of a published depth from the number of units in each."""
+    last = len(units) - 1
+    return [
+        resnet_block(f"block{i + 1}", 64 * 2**i, count, 1 if i == last else 2) for i, count in enumerate(units)
+    ]
+
+
+def _fashion() -> Network:
+    """The built-in model's table: 28 x 28 grey pictures, ten classes; trained by tools/train_fashion.py."""
+    blocks = [
+        Block("block1", bottleneck, [(64, 16, 1), (64, 16, 2)]),
+        Block("block2", bottleneck, [(128, 32, 1), (128, 32, 1), (128, 32, 2)]),
+        Block("block3", bottleneck, [(256, 64, 1)] * 3),
+    ]
+    stem = Stem(kernel=3, stride=1, widths=(32,), bias=True, norm=False, pool=None)
+    return resnet(SLIM_V2, blocks, 10, input_channels=1, stem=stem, name="fashion")
+
+
+NETWORKS: dict[str, Network] = {
+    f"resnet_{family.version}_{depth}": resnet(
+        family, standard_blocks(units), family.classes, name=f"resnet_{family.version}_{depth}"
+    )
+    for family in (SLIM_V1, SLIM_V2)
+    for depth, units in UNITS.items()
+} | {"fashion": _fashion()}
