@@ -1,4 +1,4 @@
-"""What every benchmark here needs: the conditions it ran under, medians with their spread, and a JSON file.
+"""What every benchmark here needs: its conditions, whole processes measured, medians with spread, a JSON file.
 
 Only the standard library is imported, so that a process that starts others and reads their peak memory stays small.
 """
@@ -13,7 +13,10 @@ import platform
 import shlex
 import statistics
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,49 @@ def _cpu_name() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
+
+
+@dataclass(frozen=True)
+class Process:
+    """What a process took from start to exit, and what it printed.
+
+    Args:
+        seconds: by the clock. cpu_seconds: of all its threads, user and system. peak_mib: largest resident memory.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+    output: str
+
+
+def run_process(command: list[str]) -> Process:
+    """Run a program and wait for it.
+
+    >>> run_process([sys.executable, "-c", "print('done')"]).output
+    'done'
+
+    Args:
+        command: absolute path of the program, and its arguments.
+
+    Raises:
+        SystemExit: the program failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "stdout"
+        start = time.perf_counter()
+        pid = os.posix_spawn(
+            command[0],
+            command,
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_OPEN, 1, str(output), os.O_WRONLY | os.O_CREAT, 0o600)],
+        )
+        _, status, usage = os.wait4(pid, 0)
+        seconds = time.perf_counter() - start
+        if code := os.waitstatus_to_exitcode(status):
+            raise SystemExit(f"{shlex.join(command)} ended with {code}")
+        # ru_maxrss is in KiB, and never less than what this process, which the new one began as a copy of, had used
+        return Process(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, output.read_text().strip())
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
