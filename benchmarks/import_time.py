@@ -1,4 +1,4 @@
-"""What `import resforward` costs a fresh interpreter: time, memory, and the packages that it imports.
+"""What `import resforward` costs a fresh interpreter: time, and the packages that it imports.
 
 python benchmarks/import_time.py --json benchmarks/results/import_time.json
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from measure import conditions, run_process, summary, write_json
@@ -32,29 +31,23 @@ def main() -> None:
     }
     for command in programs.values():  # so that bytecode is compiled and files are in the page cache
         run_process(command)
-    rounds = [{name: run_process(command) for name, command in programs.items()} for _ in range(args.rounds)]
+    rounds = [{name: run_process(command).seconds for name, command in programs.items()} for _ in range(args.rounds)]
 
-    columns = {
-        name: {field: summary([getattr(row[name], field) for row in rounds]) for field in ("seconds", "peak_mib")}
-        for name in programs
-    }
-    own = summary([row["import resforward"].seconds - row["bare interpreter"].seconds for row in rounds])
+    columns = {name: summary([row[name] for row in rounds]) for name in programs}
+    own = summary([row["import resforward"] - row["bare interpreter"] for row in rounds])
     listing = run_process([sys.executable, "-c", "import resforward, sys; print(*sys.modules)"]).output.split()
     imported = [package for package in WATCHED if package in listing]
 
     for name, column in columns.items():
-        time = column["seconds"]
-        print(
-            f"{name:18} {1e3 * time['median']:6.1f} ms, quartiles {1e3 * time['q1']:.1f} to {1e3 * time['q3']:.1f};"
-            f" peak {column['peak_mib']['median']:.0f} MiB"
-        )
+        median, q1, q3 = (1e3 * column[key] for key in ("median", "q1", "q3"))
+        print(f"{name:18} {median:6.1f} ms, quartiles {q1:.1f} to {q3:.1f}")
     print(f"import resforward over the bare interpreter: {1e3 * own['median']:.1f} ms; imports {', '.join(imported)}")
     result |= {
         "settings": {"rounds": args.rounds},
         "import_seconds": own,
         "imported": imported,
         "summary": columns,
-        "rounds": [{name: asdict(process) for name, process in row.items()} for row in rounds],
+        "rounds": rounds,
     }
     if args.json:
         write_json(result, args.json)
