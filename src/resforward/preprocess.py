@@ -1,0 +1,244 @@
+"""Preprocessing as a row of values that travels with the weights: from any picture to what the network was trained on.
+
+Wrong preprocessing is the commonest reason for a network that "does not work": tensorflow/models#2855, #2217,
+tensorflow/tensorflow#41643.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from .errors import ImageError, NetworkError, nearest
+from .geometry import RULES
+from .pictures import Mode, read_picture
+from .resize import KERNELS, Float
+
+_CHANNELS: dict[str, tuple[Mode, int]] = {"rgb": ("RGB", 3), "bgr": ("RGB", 3), "grey": ("L", 1)}
+_MAX_SIDE = 16_384
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a picture becomes the network's input: y = (x * scale - mean) / std, float32, height x width x channels.
+
+    >>> from dataclasses import replace
+    >>> import numpy as np
+    >>> INCEPTION_299(np.zeros((500, 375, 3), np.uint8)).shape
+    (299, 299, 3)
+    >>> print(replace(VGG_224, size=(320, 320)).describe())
+    rgb, shorter side to 365 (rint), tf1_bilinear, central 320x320, (x - [123.68, 116.78, 103.94])
+
+    Args:
+        size: height and width of the result, in pixels.
+        geometry: a name in `geometry.RULES`: what is cut from the picture, and whether its aspect is kept.
+        crop: the fraction of the side that the network sees, in (0, 1].
+        kernel: a name in `resize.KERNELS`.
+        scale: multiplied into the pixels, which are 0 .. 255.
+        mean: subtracted after that, one for each channel in the order of `channels`.
+        std: divided by at the end, likewise.
+        channels: "rgb", "bgr" or "grey".
+
+    Raises:
+        NetworkError: a value that describes no preprocessing; every misfit is listed.
+    """
+
+    size: tuple[int, int]
+    geometry: str
+    crop: float
+    kernel: str
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels: str = "rgb"
+
+    def __post_init__(self) -> None:
+        found = list(self._misfits())
+        if found:
+            raise NetworkError("this row describes no preprocessing", found=found)
+
+    def _misfits(self) -> list[str]:
+        found = []
+        if len(self.size) != 2 or not all(isinstance(side, int) and 1 <= side <= _MAX_SIDE for side in self.size):
+            found.append(f"`size` is {self.size}, expected (height, width) of 1 to {_MAX_SIDE} pixels")
+        for field, known in (("geometry", RULES), ("kernel", KERNELS), ("channels", _CHANNELS)):
+            name = getattr(self, field)
+            if name not in known:
+                near = nearest(str(name), known)
+                found.append(f"`{field}` is {name!r}, expected one of {', '.join(known)}" + (near and f"; {near}"))
+        if not 0 < self.crop <= 1:
+            found.append(f"`crop` is {self.crop}, expected a fraction above 0 and at most 1")
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            found.append(f"`scale` is {self.scale}, expected a number above 0")
+        count = _CHANNELS.get(self.channels, ("", 0))[1]
+        for field in ("mean", "std"):
+            values = getattr(self, field)
+            if count and len(values) != count:
+                found.append(f"`{field}` has {len(values)} values, expected {count} for `{self.channels}`")
+            if not all(math.isfinite(value) for value in values):
+                found.append(f"`{field}` is {values}, expected finite numbers")
+        if not all(value > 0 for value in self.std):
+            found.append(f"`std` is {self.std}, expected numbers above 0")
+        return found
+
+    @property
+    def input_channels(self) -> int:
+        """The last axis of what comes out: 3, or 1 for grey."""
+        return _CHANNELS[self.channels][1]
+
+    def __call__(self, source: Any) -> Float:
+        """Return one picture as (height, width, channels) float32.
+
+        Args:
+            source: whatever `read_picture` takes: a path, the bytes of a file, a PIL image, an (H, W, C) uint8 array.
+
+        Raises:
+            ImageError: the source cannot be read as a picture.
+        """
+        picture = read_picture(source, _CHANNELS[self.channels][0])
+        frame = RULES[self.geometry](picture.shape[0], picture.shape[1], self.size, self.crop)
+        kernel = KERNELS[self.kernel]
+        out = kernel(frame.source.of(picture), frame.resized, frame.window, self.scale)
+        if self.channels == "bgr":
+            out = np.ascontiguousarray(out[:, :, ::-1])
+        out -= np.array(self.mean, np.float32)
+        out /= np.array(self.std, np.float32)
+        return out
+
+    def batch(self, sources: Sequence[Any]) -> Float:
+        """Return pictures as (N, height, width, channels) float32.
+
+        Args:
+            sources: whatever `read_picture` takes, each on its own.
+
+        Raises:
+            ImageError: some sources cannot be read as pictures; every one of them is listed.
+        """
+        out = np.empty((len(sources), *self.size, self.input_channels), np.float32)
+        found = []
+        for i, source in enumerate(sources):
+            try:
+                out[i] = self(source)
+            except ImageError as error:
+                found.append(f"picture {i}: {error.message}")
+        if found:
+            raise ImageError(f"{len(found)} of {len(sources)} pictures cannot be read", found=found)
+        return out
+
+    def describe(self) -> str:
+        """Return the whole row as one line of text.
+
+        >>> INCEPTION_299.describe()
+        'rgb, central 87.5%, tf1_bilinear to 299x299 (aspect not kept), (x / 255 - 0.5) / 0.5'
+        """
+        height, width = self.size
+        if self.geometry == "squash":
+            part = "whole picture" if self.crop == 1 else f"central {100 * self.crop:g}%"
+            steps = [part, f"{self.kernel} to {height}x{width} (aspect not kept)"]
+        else:
+            side = int(min(self.size) / self.crop)
+            rounding = self.geometry.rpartition("_")[2]
+            steps = [f"shorter side to {side} ({rounding})", self.kernel, f"central {height}x{width}"]
+        return ", ".join([self.channels, *steps, self._formula()])
+
+    def _formula(self) -> str:
+        formula = "x"
+        if self.scale != 1:
+            formula += f" / {1 / self.scale:g}"
+        if any(self.mean):
+            formula = f"({formula} - {_short(self.mean)})"
+        if any(value != 1 for value in self.std):
+            formula += f" / {_short(self.std)}"
+        return formula
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Preprocess:
+        """Rebuild a row from what `dataclasses.asdict` made of it, JSON's lists included.
+
+        >>> import dataclasses, json
+        >>> Preprocess.from_dict(json.loads(json.dumps(dataclasses.asdict(VGG_224)))) == VGG_224
+        True
+
+        Raises:
+            NetworkError: fields are missing or unknown, or a value has the wrong type or range.
+        """
+        known = {field.name for field in fields(cls)}
+        found = [f"`{name}` is missing" for name in sorted(known - set(row))]
+        found += [f"`{name}` is unknown" for name in sorted(set(row) - known)]
+        if found:
+            raise NetworkError("this row describes no preprocessing", found=found)
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise NetworkError(f"this row describes no preprocessing: {error}") from error
+
+
+def _short(values: tuple[float, ...]) -> str:
+    """One number when all channels share it."""
+    return f"{values[0]:g}" if len(set(values)) == 1 else f"[{', '.join(f'{value:g}' for value in values)}]"
+
+
+# slim resnet_v2: inception_preprocessing.preprocess_for_eval (tensorflow/models 417e1f5). (x - 0.5) / 0.5 is its
+# (x - 0.5) * 2 to the bit: 0.5 is a power of two.
+INCEPTION_299 = Preprocess(
+    size=(299, 299),
+    geometry="squash",
+    crop=0.875,
+    kernel="tf1_bilinear",
+    scale=1 / 255,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)
+
+# slim resnet_v1: vgg_preprocessing.preprocess_for_eval (tensorflow/models d318246). 224 / 0.875 = 256.
+VGG_224 = Preprocess(
+    size=(224, 224),
+    geometry="shorter_side_rint",
+    crop=0.875,
+    kernel="tf1_bilinear",
+    scale=1.0,
+    mean=(123.68, 116.78, 103.94),
+    std=(1.0, 1.0, 1.0),
+)
+
+# Keras ResNet50/101/152, preprocess_input in "caffe" mode. Keras does not say how its figures were resized; this is the
+# Caffe original's shorter side of 256 and central 224.
+KERAS_CAFFE_224 = Preprocess(
+    size=(224, 224),
+    geometry="shorter_side_floor",
+    crop=0.875,
+    kernel="pil_bilinear",
+    scale=1.0,
+    mean=(103.939, 116.779, 123.68),
+    std=(1.0, 1.0, 1.0),
+    channels="bgr",
+)
+
+# torchvision's ImageNet evaluation (V1 weights), which the ONNX zoo shares. torchvision divides by 255 where we
+# multiply by 1/255: at most one unit in the last place apart.
+TORCHVISION_224 = Preprocess(
+    size=(224, 224),
+    geometry="shorter_side_floor",
+    crop=0.875,
+    kernel="pil_bilinear",
+    scale=1 / 255,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
+
+# The built-in model. Fashion-MNIST's garments are light on black; nothing is inverted here.
+FASHION_28 = Preprocess(
+    size=(28, 28),
+    geometry="squash",
+    crop=1.0,
+    kernel="pil_bicubic",
+    scale=1 / 255,
+    mean=(0.2860,),
+    std=(0.3530,),
+    channels="grey",
+)

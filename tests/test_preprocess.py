@@ -1,0 +1,282 @@
+"""Preprocessing equals slim's own, as TensorFlow computes it, to the bit (golden/make_preprocess.py), and Pillow's."""
+
+import dataclasses
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+from golden.make_preprocess import CROPS, FILE, FRACTIONS, PICTURES, RESIZES, digest, key, picture, sparse
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from resforward.errors import ImageError, NetworkError
+from resforward.geometry import RULES, shorter_side_floor, shorter_side_rint, squash
+from resforward.preprocess import FASHION_28, INCEPTION_299, KERAS_CAFFE_224, TORCHVISION_224, VGG_224, Preprocess
+from resforward.resize import KERNELS, Box, tf1_bilinear
+
+ROWS = (INCEPTION_299, VGG_224, KERAS_CAFFE_224, TORCHVISION_224, FASHION_28)
+SIDES = st.integers(1, 2000)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(FILE, allow_pickle=False) as file:
+        return dict(file)
+
+
+def assert_same_bits(ours, golden, name):
+    np.testing.assert_array_equal(sparse(ours), golden[name])  # shows where, before the digest says that
+    assert digest(ours) == str(golden[f"{name}_sha256"])
+
+
+def test_golden_file_says_who_made_it(golden):
+    assert [version.split()[0] for version in golden["versions"].tolist()] == ["tensorflow", "numpy"]
+
+
+# --- tf1_bilinear ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("shape", "size"), RESIZES)
+def test_tf1_bilinear_equals_tensorflow_on_uint8(golden, shape, size):
+    assert_same_bits(tf1_bilinear(picture(*shape), size), golden, key("resize_u8", shape, size))
+
+
+@pytest.mark.parametrize(("shape", "size"), RESIZES)
+def test_tf1_bilinear_equals_tensorflow_on_float32(golden, shape, size):
+    unit = picture(*shape).astype(np.float32) * np.float32(1 / 255)
+    name = key("resize_f32", shape, size)
+    assert_same_bits(tf1_bilinear(unit, size), golden, name)
+    assert_same_bits(tf1_bilinear(picture(*shape), size, scale=1 / 255), golden, name)
+
+
+def test_tf1_bilinear_leaves_its_input_alone():
+    image = picture(37, 53).astype(np.float32)
+    image.flags.writeable = False
+    before = image.copy()
+    tf1_bilinear(image, (20, 30))
+    np.testing.assert_array_equal(image, before)
+
+
+@given(height=st.integers(1, 40), width=st.integers(1, 40))
+def test_resize_to_the_same_size_changes_nothing(height, width):
+    image = picture(height, width)
+    for kernel in KERNELS.values():
+        np.testing.assert_array_equal(kernel(image, (height, width), Box(0, 0, height, width), 1.0), image)
+
+
+@given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 50), st.integers(1, 50), st.integers(0, 255))
+def test_resize_keeps_a_flat_picture_flat(height, width, new_height, new_width, value):
+    image = np.full((height, width, 3), value, np.uint8)
+    for kernel in KERNELS.values():
+        assert np.all(kernel(image, (new_height, new_width), Box(0, 0, new_height, new_width), 1.0) == value)
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 60), st.integers(1, 60), st.data())
+def test_a_window_is_a_part_of_the_whole(height, width, new_height, new_width, data):
+    top = data.draw(st.integers(0, new_height - 1))
+    left = data.draw(st.integers(0, new_width - 1))
+    box = Box(top, left, data.draw(st.integers(1, new_height - top)), data.draw(st.integers(1, new_width - left)))
+    image = picture(height, width)
+    for kernel in KERNELS.values():
+        whole = kernel(image, (new_height, new_width), Box(0, 0, new_height, new_width), 1.0)
+        np.testing.assert_array_equal(kernel(image, (new_height, new_width), box, 1.0), box.of(whole))
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 60), st.integers(1, 60))
+def test_tf1_bilinear_treats_rows_and_columns_alike(height, width, new_height, new_width):
+    image = picture(height, width, 1).astype(np.float32)
+    along = tf1_bilinear(image, (new_height, new_width))
+    across = tf1_bilinear(image.swapaxes(0, 1), (new_width, new_height)).swapaxes(0, 1)
+    # columns are mixed before rows, so swapping them reorders six roundings of values up to 255
+    np.testing.assert_allclose(along, across, rtol=0, atol=6 * 255 * 2**-24)
+
+
+def test_pil_kernels_are_pillows_own():
+    image = picture(61, 47)
+    for name, kind in (("pil_bilinear", Image.Resampling.BILINEAR), ("pil_bicubic", Image.Resampling.BICUBIC)):
+        expected = np.asarray(Image.fromarray(image).resize((30, 20), kind))
+        np.testing.assert_array_equal(KERNELS[name](image, (20, 30), Box(0, 0, 20, 30), 1.0), expected)
+
+
+# --- geometry --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fraction", FRACTIONS)
+def test_squash_cuts_where_tensorflow_cuts(golden, fraction):
+    ours = [squash(side, side, (299, 299), fraction).source for side in CROPS]
+    assert [[box.top, box.height] for box in ours] == golden[key("crop", fraction)].tolist()
+
+
+@given(SIDES, SIDES, st.integers(1, 400), st.integers(1, 400), st.floats(0.05, 1))
+def test_every_rule_stays_inside_what_it_cuts_from(height, width, new_height, new_width, crop):
+    for rule in RULES.values():
+        frame = rule(height, width, (new_height, new_width), crop)
+        assert frame.window[2:] == (new_height, new_width)
+        for box, (rows, columns) in ((frame.source, (height, width)), (frame.window, frame.resized)):
+            assert box.top >= 0
+            assert box.left >= 0
+            assert box.height >= 1
+            assert box.width >= 1
+            assert box.top + box.height <= rows
+            assert box.left + box.width <= columns
+
+
+@given(SIDES, SIDES)
+def test_shorter_side_becomes_256(height, width):
+    for rule in (shorter_side_rint, shorter_side_floor):
+        assert min(rule(height, width, (224, 224), 0.875).resized) == 256
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "resized", "start"),
+    [
+        (500, 375, (341, 256), (58, 16)),  # 117 / 2 = 58.5 rounds to the even 58
+        (375, 500, (256, 341), (16, 58)),
+        (300, 402, (256, 343), (16, 60)),  # 119 / 2 = 59.5 rounds to the even 60
+        (256, 256, (256, 256), (16, 16)),
+    ],
+)
+def test_shorter_side_floor_is_torchvisions(height, width, resized, start):
+    frame = shorter_side_floor(height, width, (224, 224), 0.875)
+    assert frame.resized == resized
+    assert (frame.window.top, frame.window.left) == start
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "width"), PICTURES)
+def test_inception_equals_slim(golden, height, width):
+    image = Image.fromarray(picture(height, width))
+    assert_same_bits(INCEPTION_299(image), golden, key("inception", height, width))
+
+
+@pytest.mark.parametrize(("height", "width"), PICTURES)
+def test_vgg_equals_slim(golden, height, width):
+    image = Image.fromarray(picture(height, width))
+    assert_same_bits(VGG_224(image), golden, key("vgg", height, width))
+
+
+def test_keras_caffe_is_bgr_minus_means():
+    image = np.full((300, 300, 3), (10, 20, 30), np.uint8)
+    np.testing.assert_array_equal(
+        KERAS_CAFFE_224(image)[0, 0], np.float32([30, 20, 10]) - np.float32(KERAS_CAFFE_224.mean)
+    )
+
+
+def test_torchvision_is_within_one_rounding_of_dividing_by_255():
+    image = picture(300, 402)
+    resized = np.asarray(Image.fromarray(image).resize((343, 256), Image.Resampling.BILINEAR))[16:240, 60:284]
+    expected = (resized / 255 - TORCHVISION_224.mean) / TORCHVISION_224.std  # in float64
+    # three roundings of numbers below 1, then a division by a std of 0.22 or more
+    np.testing.assert_allclose(TORCHVISION_224(image), expected, rtol=2**-22, atol=3 * 2**-24 / 0.22)
+
+
+def test_fashion_normalises_grey():
+    grey = picture(28, 28, 1)
+    expected = (grey.astype(np.float32) * np.float32(1 / 255) - np.float32(0.2860)) / np.float32(0.3530)
+    np.testing.assert_array_equal(FASHION_28(grey), expected)
+    np.testing.assert_array_equal(FASHION_28(grey[:, :, 0]), expected)
+    np.testing.assert_array_equal(FASHION_28(grey.repeat(3, 2)), expected)  # luma of a grey is that grey
+    assert FASHION_28(picture(300, 200)).shape == (28, 28, 1)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_rows_give_float32_of_their_size(row):
+    for shape in ((17, 301), (640, 480), (1, 1)):
+        out = row(Image.fromarray(picture(*shape)))
+        assert out.shape == (*row.size, row.input_channels)
+        assert out.dtype == np.float32
+        assert out.flags.c_contiguous
+        assert out.flags.writeable
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_size_can_be_replaced(row):
+    assert dataclasses.replace(row, size=(97, 130))(picture(50, 80)).shape == (97, 130, row.input_channels)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_rows_survive_json(row):
+    again = Preprocess.from_dict(json.loads(json.dumps(dataclasses.asdict(row))))
+    assert again == row
+    assert hash(again) == hash(row)
+
+
+def test_describe_names_what_matters():
+    assert [row.describe() for row in ROWS] == [
+        "rgb, central 87.5%, tf1_bilinear to 299x299 (aspect not kept), (x / 255 - 0.5) / 0.5",
+        "rgb, shorter side to 256 (rint), tf1_bilinear, central 224x224, (x - [123.68, 116.78, 103.94])",
+        "bgr, shorter side to 256 (floor), pil_bilinear, central 224x224, (x - [103.939, 116.779, 123.68])",
+        "rgb, shorter side to 256 (floor), pil_bilinear, central 224x224, "
+        "(x / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]",
+        "grey, whole picture, pil_bicubic to 28x28 (aspect not kept), (x / 255 - 0.286) / 0.353",
+    ]
+
+
+def test_batch_is_its_pictures(tmp_path):
+    images = [picture(300, 200), Image.fromarray(picture(90, 400)), tmp_path / "a.png"]
+    Image.fromarray(picture(50, 60)).save(images[2])
+    out = VGG_224.batch(images)
+    assert out.shape == (3, 224, 224, 3)
+    for one, image in zip(out, images, strict=True):
+        np.testing.assert_array_equal(one, VGG_224(image))
+    assert VGG_224.batch([]).shape == (0, 224, 224, 3)
+
+
+def test_batch_names_every_picture_that_is_none():
+    with pytest.raises(ImageError, match="2 of 3 pictures cannot be read") as caught:
+        INCEPTION_299.batch([b"", picture(50, 50), b"%PDF-1.7"])
+    assert [line.partition(":")[0] for line in caught.value.found] == ["picture 0", "picture 2"]
+
+
+def test_a_very_long_picture_costs_little_with_tf1_and_is_refused_with_pil():
+    ribbon = np.tile(np.arange(200, dtype=np.uint8)[:, None], 5000).reshape(1, -1)  # 1 x 1,000,000, grey
+    for row in (VGG_224, INCEPTION_299):  # VGG's would be 256 x 256,000,000
+        tracemalloc.start()
+        assert row(ribbon).shape == (*row.size, 3)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 3 * 3 * ribbon.size  # RGB: the copies that decoding makes, and no picture of 256 rows
+    with pytest.raises(ImageError, match="would be resized to 256 x 256000000"):
+        TORCHVISION_224(ribbon)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"size": (224,)}, "`size`"),
+        ({"size": (0, 224)}, "`size`"),
+        ({"size": (1 << 40, 1 << 40)}, "`size`"),
+        ({"size": (224.0, 224.0)}, "`size`"),
+        ({"kernel": "tf_bilinear"}, "the nearest are `tf1_bilinear`, `pil_bilinear`"),
+        ({"geometry": "stretch"}, "`geometry`"),
+        ({"channels": "rbg"}, "`channels`"),
+        ({"channels": "grey"}, "`mean` has 3 values, expected 1"),
+        ({"crop": 0.0}, "`crop`"),
+        ({"crop": float("nan")}, "`crop`"),
+        ({"scale": float("inf")}, "`scale`"),
+        ({"mean": (0.0, 0.0, float("nan"))}, "`mean`"),
+        ({"std": (1.0, 0.0, 1.0)}, "`std`"),
+    ],
+)
+def test_a_row_that_makes_no_sense_is_refused(change, words):
+    with pytest.raises(NetworkError) as caught:
+        dataclasses.replace(VGG_224, **change)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"size": 5}, {"mean": "abc"}, {"crop": "x"}, {"kernel": [[]]}, {"std": None}])
+def test_a_stored_row_of_wrong_types_is_refused(change):
+    with pytest.raises(NetworkError):
+        Preprocess.from_dict(dataclasses.asdict(VGG_224) | change)
+
+
+def test_a_stored_row_names_missing_and_unknown_fields():
+    row = dataclasses.asdict(VGG_224)
+    row["meen"] = row.pop("mean")
+    with pytest.raises(NetworkError) as caught:
+        Preprocess.from_dict(row)
+    assert caught.value.found == ("`mean` is missing", "`meen` is unknown")
