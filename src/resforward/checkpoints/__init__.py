@@ -1,0 +1,138 @@
+"""Checkpoints: files in, named arrays out.
+
+`read_checkpoint` finds out what a path is by looking at its bytes, and returns what it holds: names untouched, arrays
+as stored. Nothing here knows of networks, runs code from a file, or believes a number before comparing it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from resforward.checkpoints import archive, foreign, locate, safetensors, tf_bundle, tf_table, tf_v1
+from resforward.checkpoints.arrays import Array, Contents, as_numpy
+from resforward.checkpoints.files import DiskFolder, File, Folder
+from resforward.errors import CheckpointError
+
+__all__ = ["Checkpoint", "read_checkpoint"]
+
+
+class _Format(Protocol):
+    """A module that reads one format."""
+
+    NAME: str
+
+    def recognises(self, file: File) -> bool: ...
+
+    def read(self, folder: Folder, name: str) -> Contents: ...
+
+
+_FORMATS: tuple[_Format, ...] = (tf_v1, tf_bundle, safetensors)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Checkpoint(Mapping[str, Array]):
+    """The tensors of one checkpoint: a read-only mapping from the file's own names to arrays.
+
+    >>> checkpoint = read_checkpoint("resnet_v2_50.ckpt")  # doctest: +SKIP
+    >>> checkpoint["resnet_v2_50/logits/biases"].shape  # doctest: +SKIP
+    (1001,)
+    >>> checkpoint.format  # doctest: +SKIP
+    'TensorFlow V1 table'
+
+    Arrays are read-only, and wherever the file holds a tensor's bytes in one run they are views of the mapped file and
+    may be unaligned. bfloat16, and tensors of the other byte order, are converted each time they are asked for: to
+    float32, and to this machine's byte order.
+
+    Attributes:
+        path: what was read, as it was given.
+        format: the format's name, for messages.
+        skipped: names that hold no numbers, such as `_CHECKPOINTABLE_OBJECT_GRAPH`, and what they hold.
+    """
+
+    path: Path
+    format: str
+    skipped: Mapping[str, str]
+    _stored: Mapping[str, Array]
+
+    def __getitem__(self, name: str) -> Array:
+        return as_numpy(self._stored[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored
+
+    def __repr__(self) -> str:
+        size = sum(array.nbytes for array in self._stored.values())
+        return f"<Checkpoint {self.path}: {self.format}, {len(self)} tensors, {size / 1e6:.1f} MB>"
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a checkpoint, whatever its format.
+
+    >>> for name, array in read_checkpoint("resnet_v1_50_2016_08_28.tar.gz").items():  # doctest: +SKIP
+    ...     print(name, array.shape, array.dtype)
+
+    Args:
+        path: a TensorFlow V1 file or any of its shards; a V2 bundle by its prefix, its `.index` or any of its
+            `.data-?????-of-?????`; a `.safetensors` file; a tar archive of these, plain or gzipped; or a folder, where
+            a `checkpoint` file names the one to read, or there is just one.
+
+    Raises:
+        CheckpointError: there is no such file, it is of another kind, damaged, or part of it is missing. All bytes are
+            compared with the checksums that the format has before anything is returned.
+    """
+    path = Path(path)
+    folder: Folder
+    if os.path.isdir(path) and not os.path.isfile(f"{path}.index"):
+        folder = DiskFolder(path)
+        name = locate.only(folder)
+    else:
+        folder = DiskFolder(path.parent)
+        name = locate.resolve(folder, path.name)
+        if name == locate.STATE_FILE and folder.has(name):
+            name = locate.latest(folder, name) or name
+    file = folder.open(name)
+    if not tf_table.is_table(file) and archive.recognises(file):
+        folder = archive.unpack(file)
+        name = locate.only(folder)
+        file = folder.open(name)
+    for module in _FORMATS:
+        if module.recognises(file):
+            contents = module.read(folder, name)
+            return Checkpoint(path, module.NAME, contents.skipped, contents.tensors)
+    raise _unknown(file)
+
+
+def _unknown(file: File) -> CheckpointError:
+    kind = foreign.describe(bytes(file.data[:512]))
+    if kind:
+        return CheckpointError(f"`{file.name}` is {kind.what}", help=kind.help)
+    if file.name.endswith(".meta"):
+        return CheckpointError(
+            f"`{file.name}` is a TensorFlow graph, which holds no weights",
+            help=f"pass `{file.name.removesuffix('.meta')}`",
+        )
+    if tf_table.is_table(file):
+        return CheckpointError(
+            f"`{file.name}` is a table, but of no TensorFlow checkpoint",
+            found=["its first record is neither a list of tensors (V1) nor a header (V2)"],
+            help="pass a TensorFlow checkpoint or a .safetensors file",
+        )
+    first, last = bytes(file.data[:8]).hex(" "), bytes(file.data[-8:]).hex(" ")
+    return CheckpointError(
+        f"`{file.name}` is no checkpoint of a known format",
+        found=[
+            f"{len(file.data)} bytes; the first are {first}, the last {last}",
+            f"a TensorFlow checkpoint ends in {tf_table.MAGIC.hex(' ')}: without it, it is cut short",
+        ],
+        help="copy or download it again, or pass a TensorFlow checkpoint or a .safetensors file",
+    )
