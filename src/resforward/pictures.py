@@ -184,14 +184,13 @@ def _decode(data: bytes, name: str, mode: Mode) -> Picture:
 
     pillow = _format(data[:_HEAD], name)
     try:
-        image = Image.open(io.BytesIO(data), formats=[pillow])
+        with _complete_files_only():
+            image = Image.open(io.BytesIO(data), formats=[pillow])
     except MemoryError:
         raise
-    except Image.DecompressionBombError as error:  # Pillow's own limit is above ours, so this is over ours too
-        raise ImageError(f"{name} has more than {_megapixels(MAX_PIXELS)}: refused before decoding") from error
-    except (
-        Exception
-    ) as error:  # a decoder on hostile bytes may raise anything: whatever it is, the picture is unreadable
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # the latter under `-W error`
+        raise ImageError(f"{name} is refused before decoding: {error}") from error
+    except Exception as error:  # on hostile bytes a decoder may raise anything; whatever it is, there is no picture
         raise ImageError(f"{name} is a damaged {pillow} file: its header cannot be read") from error
     with image:
         return _pixels(image, name, mode)
