@@ -1,0 +1,85 @@
+// The contract that every instruction set keeps: plain structs in, plain functions, one table per instruction set.
+//
+// The functions know tensors and loops, not ResNets and not threads: each does a range of the work, and every output
+// value is the same bits whatever the range. Files compiled for wider instruction sets include nothing but this and
+// <immintrin.h>, so that no inline function of theirs can reach the rest of the program.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace resforward {
+
+// value = acc + bias                      -> linear (where wanted)
+// value = max(value + residual, floor)    -> out    (where wanted); floor is 0 for ReLU, -inf for none
+//         max(value * scale + shift, 0)   -> preact (where wanted)
+// All outputs have the geometry of the step; null pointers are outputs that nobody wants.
+struct Epilogue {
+  const float* bias = nullptr;      // [planes * 16]; null: none
+  const float* residual = nullptr;  // shortcut, read at (y * residual_stride, x * residual_stride)
+  int64_t residual_plane = 0;
+  int residual_stride = 1, residual_h = 0, residual_w = 0;
+  float floor = 0;
+  const float* scale = nullptr;  // [planes * 16], of preact
+  const float* shift = nullptr;
+  float* linear = nullptr;
+  float* out = nullptr;
+  float* preact = nullptr;
+  int64_t plane = 0;  // floats between planes of all three outputs
+};
+
+// A convolution as a matrix product over (plane, tap, lane): rows are output pixels, each with one input pointer a tap.
+//
+// Blocked input: tap = (r, s), planes of 16 lanes. Interleaved input (the root block: NHWC, padded beforehand):
+// tap = r, one plane whose lanes are the kernel_w * C neighbouring values of one image row.
+struct ConvArgs {
+  const float* in = nullptr;
+  int64_t in_plane = 0;  // floats between planes
+  int planes = 1;
+  int lanes = 16;
+  int in_h = 0, in_w = 0;  // as stored
+  int in_pixel = 16;       // floats between neighbouring pixels
+  const float* zero = nullptr;  // the pixel of zeros in plane 0, for taps outside the image
+  int taps_h = 1, taps_w = 1, stride = 1, rate = 1, pad = 0;
+  int n = 1, out_h = 0, out_w = 0, out_planes = 0;
+  const float* weights = nullptr;  // [tile][plane][tap][lane][tile_width]
+  Epilogue epilogue;
+};
+
+struct PoolArgs {
+  const float* in = nullptr;
+  int64_t in_plane = 0;
+  int n = 0, in_h = 0, in_w = 0, out_h = 0, out_w = 0;
+  int kernel = 3, stride = 2, pad_y = 0, pad_x = 0;
+  float fill = 0;  // what padding holds: -inf, or 0
+  Epilogue epilogue;
+};
+
+// (N, H, W, C) from the caller, into planes or into interleaved rows with a margin of zeros.
+struct LoadArgs {
+  const float* images = nullptr;
+  int n = 0, h = 0, w = 0, c = 0;
+  float* rows = nullptr;  // (n, h + 2 margin, w + 2 margin, c), or null
+  int margin = 0;
+  Epilogue epilogue;  // out and preact, planes
+};
+
+struct Kernels {
+  const char* isa;
+  int tile_rows;   // pixels of one tile
+  int tile_width;  // output channels of one tile
+  size_t (*conv_scratch)(const ConvArgs&, int64_t pixels);  // bytes that conv needs for a range of so many pixels
+  // Output pixels [begin, end) of output tiles [tile_begin, tile_end).
+  void (*conv)(const ConvArgs&, int64_t begin, int64_t end, int tile_begin, int tile_end, void* scratch);
+  void (*max_pool)(const PoolArgs&, int plane, int64_t row_begin, int64_t row_end);  // output rows (n, y)
+  // Mean over pixels of one plane, all images: in (n * pixels, 16) -> out (n, 16).
+  void (*mean)(const float* in, int n, int64_t pixels, float* out);
+  // Image rows (n, y) in [begin, end); false when one of their values is NaN or infinite.
+  bool (*load)(const LoadArgs&, int64_t begin, int64_t end);
+  // Pixels [begin, end) of planes to (pixels, c).
+  void (*store)(const float* in, int64_t plane, int c, int64_t begin, int64_t end, float* out);
+  void (*softmax)(const float* in, int c, float* out);  // one pixel
+  double (*fma_loop)(int64_t iterations);               // returns floating point operations done
+};
+
+}  // namespace resforward

@@ -1,0 +1,204 @@
+// The convolution, once for every instruction set. The including file defines the traits `V`:
+//   V::Vec, V::kWidth (floats), V::kRows x V::kVectors (the tile), V::kGroup (rows whose pointers fit in registers),
+//   load, store, set1, fma(a, b, c) = a * b + c, add, load_weights, multiply_row(acc, x, b): acc += *x * b, max(a, b) = a > b ? a : b, so that a NaN in b stays.
+
+
+// Sums over K for kMr output pixels and one tile of output channels, then the epilogue.
+//   rows[tap][kRows]: input pixel of plane 0 for each output pixel. residual[kRows]: shortcut pixel of plane 0.
+enum class Rows {
+  kContiguous,   // blocked input, 1x1: output pixels are neighbouring input pixels, at constant distances
+  kBlocked,      // blocked input, any kernel: one pointer a pixel and tap
+  kInterleaved,  // the root block: as many lanes as the kernel's row has values
+};
+
+// acc[row] += x[row][k] * w[k] for one k and the rows [kFirst, kFirst + kCount).
+template <int kFirst, int kCount, int kMr, class Row>
+static inline __attribute__((always_inline)) void rank_one(typename V::Vec (&acc)[kMr][V::kVectors], Row row,
+                                                           const float* w, int k) {
+  constexpr int kNv = V::kVectors, kNr = V::kVectors * V::kWidth;
+  typename V::Vec b[kNv];
+#pragma GCC unroll 4
+  for (int j = 0; j < kNv; ++j) b[j] = V::load_weights(w + k * kNr + j * V::kWidth);
+#pragma GCC unroll 16
+  for (int i = 0; i < kCount; ++i)
+    if (kFirst + i < kMr) V::multiply_row(acc[kFirst + i], row(kFirst + i) + k, b, i);
+}
+
+// The same for all lanes of one plane or image row: 16 unrolled, or, kLanesHere == 0, `lanes` in a loop.
+template <int kFirst, int kCount, int kLanesHere, int kMr, class Row>
+static inline __attribute__((always_inline)) void multiply(typename V::Vec (&acc)[kMr][V::kVectors], Row row,
+                                                           const float* w, int lanes) {
+  if constexpr (kLanesHere > 0) {
+#pragma GCC unroll 16
+    for (int k = 0; k < kLanesHere; ++k) rank_one<kFirst, kCount>(acc, row, w, k);
+  } else {
+#pragma GCC unroll 1
+    for (int k = 0; k < lanes; ++k) rank_one<kFirst, kCount>(acc, row, w, k);
+  }
+}
+
+template <int kMr, Rows kRows>
+static void conv_tile(const ConvArgs& a, const float* const* rows, const float* const* residual, int64_t pixel,
+                      int tile) {
+  constexpr int kNv = V::kVectors, kNr = V::kVectors * V::kWidth;
+  constexpr int kGroup = V::kGroup, kFixed = kRows == Rows::kInterleaved ? 0 : kLanes;
+  const int taps = a.taps_h * a.taps_w, lanes = a.lanes;
+  typename V::Vec acc[kMr][kNv];
+#pragma GCC unroll 16
+  for (int i = 0; i < kMr; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < kNv; ++j) acc[i][j] = V::set1(0.0f);
+
+  const float* w = a.weights + int64_t(tile) * a.planes * taps * lanes * kNr;
+  if constexpr (kRows == Rows::kContiguous) {
+    const float* x = rows[0];
+    for (int plane = 0; plane < a.planes; ++plane, x += a.in_plane, w += kLanes * kNr)
+      multiply<0, kMr, kLanes>(acc, [x](int i) { return x + i * kLanes; }, w, lanes);
+  } else {
+    for (int plane = 0; plane < a.planes; ++plane) {
+      const int64_t at = plane * a.in_plane;
+      for (int tap = 0; tap < taps; ++tap, w += lanes * kNr) {
+        const float* const* x = rows + tap * V::kRows;
+        const float* p[kMr];
+#pragma GCC unroll 16
+        for (int i = 0; i < kMr; ++i) p[i] = x[i] + at;
+        multiply<0, kGroup, kFixed>(acc, [&p](int i) { return p[i]; }, w, lanes);
+        if constexpr (kMr > kGroup) multiply<kGroup, kGroup, kFixed>(acc, [&p](int i) { return p[i]; }, w, lanes);
+      }
+    }
+  }
+
+  const Epilogue& e = a.epilogue;
+#pragma GCC unroll 4
+  for (int j = 0; j < kNv; ++j) {
+    const int channel = tile * kNr + j * V::kWidth, plane = channel / kLanes, lane = channel % kLanes;
+    if (plane >= a.out_planes) break;
+    const int64_t out = plane * e.plane + pixel * kLanes + lane;
+    const typename V::Vec bias = e.bias ? V::load(e.bias + channel) : V::set1(0.0f);
+#pragma GCC unroll 16
+    for (int i = 0; i < kMr; ++i) acc[i][j] = V::add(acc[i][j], bias);
+    if (e.linear) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kMr; ++i) V::store(e.linear + out + i * kLanes, acc[i][j]);
+    }
+    if (e.residual) {
+      const int64_t at = plane * e.residual_plane + lane;
+#pragma GCC unroll 16
+      for (int i = 0; i < kMr; ++i) acc[i][j] = V::add(acc[i][j], V::load(residual[i] + at));
+    }
+    const typename V::Vec floor = V::set1(e.floor);
+#pragma GCC unroll 16
+    for (int i = 0; i < kMr; ++i) acc[i][j] = V::max(floor, acc[i][j]);
+    if (e.out) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kMr; ++i) V::store(e.out + out + i * kLanes, acc[i][j]);
+    }
+    if (e.preact) {
+      const typename V::Vec scale = V::load(e.scale + channel), shift = V::load(e.shift + channel);
+      const typename V::Vec zero = V::set1(0.0f);
+#pragma GCC unroll 16
+      for (int i = 0; i < kMr; ++i)
+        V::store(e.preact + out + i * kLanes, V::max(zero, V::fma(acc[i][j], scale, shift)));
+    }
+  }
+}
+
+// Output pixels in (n, y, x) order, walked without division.
+struct PixelWalk {
+  int n, y, x;
+  PixelWalk(int64_t pixel, int h, int w)
+      : n(int(pixel / (int64_t(h) * w))), y(int(pixel / w % h)), x(int(pixel % w)) {}
+  void next(int h, int w) {
+    if (++x == w) {
+      x = 0;
+      if (++y == h) y = 0, ++n;
+    }
+  }
+};
+
+static int conv_tiles(int64_t pixels) { return int((pixels + V::kRows - 1) / V::kRows); }
+
+static size_t conv_scratch(const ConvArgs& a, int64_t pixels) {
+  return sizeof(float*) * V::kRows * conv_tiles(pixels) * (a.taps_h * a.taps_w + 1);
+}
+
+// 1x1 on blocked input: output pixels are input pixels.
+static bool is_pointwise(const ConvArgs& a) {
+  return a.taps_h * a.taps_w == 1 && a.stride == 1 && a.pad == 0 && a.in_pixel == kLanes;
+}
+
+// One pointer for each (tap, output pixel), then one for its shortcut.
+static void fill_rows(const ConvArgs& a, int64_t pixel, int count, const float** rows) {
+  const int taps = a.taps_h * a.taps_w;
+  const Epilogue& e = a.epilogue;
+  const bool residual_moves = e.residual && e.residual_stride > 1;
+  if (e.residual && !residual_moves)
+    for (int i = 0; i < count; ++i) rows[taps * V::kRows + i] = e.residual + (pixel + i) * kLanes;
+  if (is_pointwise(a)) {
+    for (int i = 0; i < count; ++i) rows[i] = a.in + (pixel + i) * kLanes;
+    if (!residual_moves) return;
+  }
+  PixelWalk at(pixel, a.out_h, a.out_w);
+  const int64_t in_row = int64_t(a.in_w) * a.in_pixel, in_image = in_row * a.in_h;
+  for (int i = 0; i < count; ++i, at.next(a.out_h, a.out_w)) {
+    const float* image = a.in + at.n * in_image;
+    const int y0 = at.y * a.stride - a.pad, x0 = at.x * a.stride - a.pad;
+    int tap = 0;
+    for (int r = 0; r < a.taps_h; ++r) {
+      const int y = y0 + r * a.rate;
+      const bool inside = unsigned(y) < unsigned(a.in_h);
+      const float* row = image + y * in_row;
+      for (int s = 0; s < a.taps_w; ++s, ++tap) {
+        const int x = x0 + s * a.rate;
+        const bool pixel_inside = inside && unsigned(x) < unsigned(a.in_w);
+        rows[tap * V::kRows + i] = pixel_inside ? row + int64_t(x) * a.in_pixel : a.zero;
+      }
+    }
+    if (residual_moves)
+      rows[taps * V::kRows + i] =
+          e.residual + ((int64_t(at.n) * e.residual_h + at.y * e.residual_stride) * e.residual_w +
+                        at.x * e.residual_stride) *
+                           kLanes;
+  }
+}
+
+// Fewer pixels than a tile: the largest smaller tiles that fill them exactly, so that no output is computed in vain.
+template <Rows kRows, int kMr>
+static void conv_tail(const ConvArgs& a, int count, const float* const* rows, const float* const* residual,
+                      int64_t pixel, int tile) {
+  for (; count >= kMr; count -= kMr, rows += kMr, residual += kMr, pixel += kMr)
+    conv_tile<kMr, kRows>(a, rows, residual, pixel, tile);
+  if constexpr (kMr > 1) {
+    if (count > 0) conv_tail<kRows, kMr / 2>(a, count, rows, residual, pixel, tile);
+  }
+}
+
+template <Rows kRows>
+static void conv_range(const ConvArgs& a, int64_t begin, int64_t end, int tile_begin, int tile_end, void* scratch) {
+  const int taps = a.taps_h * a.taps_w;
+  const int64_t table = int64_t(V::kRows) * (taps + 1);
+  const float** rows = static_cast<const float**>(scratch);
+  for (int64_t pixel = begin, t = 0; pixel < end; pixel += V::kRows, ++t) {
+    const int count = end - pixel < V::kRows ? int(end - pixel) : V::kRows;
+    fill_rows(a, pixel, count, rows + t * table);
+  }
+  for (int tile = tile_begin; tile < tile_end; ++tile) {
+    const float** tile_rows = rows;
+    for (int64_t pixel = begin; pixel < end; pixel += V::kRows, tile_rows += table) {
+      const float** residual = tile_rows + taps * V::kRows;
+      if (end - pixel >= V::kRows)
+        conv_tile<V::kRows, kRows>(a, tile_rows, residual, pixel, tile);
+      else
+        conv_tail<kRows, V::kRows / 2>(a, int(end - pixel), tile_rows, residual, pixel, tile);
+    }
+  }
+}
+
+static void conv(const ConvArgs& a, int64_t begin, int64_t end, int tile_begin, int tile_end, void* scratch) {
+  if (is_pointwise(a))
+    conv_range<Rows::kContiguous>(a, begin, end, tile_begin, tile_end, scratch);
+  else if (a.in_pixel == kLanes)
+    conv_range<Rows::kBlocked>(a, begin, end, tile_begin, tile_end, scratch);
+  else
+    conv_range<Rows::kInterleaved>(a, begin, end, tile_begin, tile_end, scratch);
+}

@@ -1,0 +1,113 @@
+// Everything that is not a convolution, in plain loops over the 16 lanes of a pixel: the compiler vectorises them for
+// the instruction set of the including file.
+
+// The epilogue of steps that have no accumulators: 16 lanes of one output pixel.
+static inline void finish(const Epilogue& e, int plane, int64_t pixel, const float* value) {
+  const int64_t at = plane * e.plane + pixel * kLanes;
+  if (e.out)
+    for (int i = 0; i < kLanes; ++i) e.out[at + i] = value[i];
+  if (e.preact) {
+    const float *scale = e.scale + plane * kLanes, *shift = e.shift + plane * kLanes;
+    for (int i = 0; i < kLanes; ++i) {
+      const float x = value[i] * scale[i] + shift[i];
+      e.preact[at + i] = 0.0f > x ? 0.0f : x;  // a NaN stays
+    }
+  }
+}
+
+static void max_pool(const PoolArgs& a, int plane, int64_t row_begin, int64_t row_end) {
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    const int64_t n = row / a.out_h;
+    const int y0 = int(row % a.out_h) * a.stride - a.pad_y;
+    const float* image = a.in + plane * a.in_plane + n * a.in_h * a.in_w * kLanes;
+    for (int x = 0; x < a.out_w; ++x) {
+      const int x0 = x * a.stride - a.pad_x;
+      const bool padded = y0 < 0 || x0 < 0 || y0 + a.kernel > a.in_h || x0 + a.kernel > a.in_w;
+      float value[kLanes];
+      for (int i = 0; i < kLanes; ++i) value[i] = padded ? a.fill : -__builtin_inff();
+      for (int r = y0 < 0 ? 0 : y0; r < y0 + a.kernel && r < a.in_h; ++r)
+        for (int s = x0 < 0 ? 0 : x0; s < x0 + a.kernel && s < a.in_w; ++s) {
+          const float* p = image + (int64_t(r) * a.in_w + s) * kLanes;
+          for (int i = 0; i < kLanes; ++i) value[i] = p[i] > value[i] ? p[i] : value[i];
+        }
+      finish(a.epilogue, plane, row * a.out_w + x, value);
+    }
+  }
+}
+
+static void mean(const float* in, int n, int64_t pixels, float* out) {
+  for (int image = 0; image < n; ++image, out += kLanes) {
+    float sum[kLanes] = {};
+    for (int64_t p = 0; p < pixels; ++p, in += kLanes)
+      for (int i = 0; i < kLanes; ++i) sum[i] += in[i];
+    for (int i = 0; i < kLanes; ++i) out[i] = sum[i] / float(pixels);
+  }
+}
+
+static bool load(const LoadArgs& a, int64_t begin, int64_t end) {
+  const int64_t row_floats = int64_t(a.w) * a.c;
+  uint32_t all_ones = 0;  // grows past the exponent's range when a value has all exponent bits set: NaN, infinite
+  for (int64_t row = begin; row < end; ++row) {
+    const float* from = a.images + row * row_floats;
+    for (int64_t i = 0; i < row_floats; ++i) {
+      uint32_t bits;
+      __builtin_memcpy(&bits, from + i, 4);
+      all_ones |= (bits & 0x7f800000u) + 0x00800000u;
+    }
+    if (a.rows) {
+      const int64_t n = row / a.h, y = row % a.h, stride = (int64_t(a.w) + 2 * a.margin) * a.c;
+      float* to = a.rows + (n * (a.h + 2 * a.margin) + y + a.margin) * stride + int64_t(a.margin) * a.c;
+      __builtin_memcpy(to, from, row_floats * sizeof(float));
+      continue;
+    }
+    for (int x = 0; x < a.w; ++x, from += a.c)
+      for (int first = 0; first < a.c; first += kLanes) {
+        float value[kLanes] = {};
+        for (int i = 0; i < kLanes && first + i < a.c; ++i) value[i] = from[first + i];
+        finish(a.epilogue, first / kLanes, row * a.w + x, value);
+      }
+  }
+  return (all_ones & 0x80000000u) == 0;
+}
+
+static void store(const float* in, int64_t plane, int c, int64_t begin, int64_t end, float* out) {
+  for (int64_t pixel = begin; pixel < end; ++pixel) {
+    float* to = out + pixel * c;
+    const float* from = in + pixel * kLanes;
+    int channel = 0;
+    for (; channel + kLanes <= c; channel += kLanes, from += plane)
+      for (int i = 0; i < kLanes; ++i) to[channel + i] = from[i];
+    for (int i = 0; channel + i < c; ++i) to[channel + i] = from[i];
+  }
+}
+
+static void softmax(const float* in, int c, float* out) {
+  float largest = in[0];
+  for (int i = 1; i < c; ++i) largest = in[i] > largest ? in[i] : largest;
+  double sum = 0;
+  for (int i = 0; i < c; ++i) {
+    out[i] = __builtin_expf(in[i] - largest);
+    sum += out[i];
+  }
+  for (int i = 0; i < c; ++i) out[i] = float(out[i] / sum);
+}
+
+// Independent multiply-adds, enough of them to hide the latency of two FMA units: what this core can do at most.
+static double fma_loop(int64_t iterations) {
+  constexpr int kChains = V::kRows * V::kVectors < 12 ? V::kRows * V::kVectors : 12;
+  typename V::Vec acc[kChains];
+  for (int j = 0; j < kChains; ++j) acc[j] = V::set1(float(j));
+  const typename V::Vec x = V::set1(0.5f), y = V::set1(1.0f);
+  for (int64_t i = 0; i < iterations; ++i)
+#pragma GCC unroll 16
+    for (int j = 0; j < kChains; ++j) acc[j] = V::fma(acc[j], x, y);
+  float sink[V::kWidth];
+  for (int j = 0; j < kChains; ++j) {
+    V::store(sink, acc[j]);
+    asm volatile("" : : "m"(sink) : "memory");  // keeps the chains alive
+  }
+  return 2.0 * V::kWidth * kChains * double(iterations);
+}
+
+#define RESFORWARD_TABLE(name) \
+  {name, V::kRows, V::kVectors* V::kWidth, conv_scratch, conv, max_pool, mean, load, store, softmax, fma_loop}

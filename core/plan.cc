@@ -1,0 +1,98 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "steps.h"
+#include "threads.h"
+
+namespace resforward {
+
+Plan::Plan(const Kernels* kernels, int threads, int64_t arena_floats)
+    : kernels_(kernels), threads_(threads), arena_floats_(arena_floats) {}
+
+void Plan::load(int n, int h, int w, int c, const Outputs& outputs) {
+  steps_.push_back(std::make_unique<LoadStep>(kernels_, n, h, w, c, outputs));
+}
+
+void Plan::load_rows(int n, int h, int w, int c, int margin, int64_t offset) {
+  steps_.push_back(std::make_unique<LoadRowsStep>(kernels_, n, h, w, c, margin, offset));
+}
+
+void Plan::conv(std::shared_ptr<const PackedConv> conv, const Tensor& in, int stride, int rate,
+                const Shortcut& shortcut, const Outputs& outputs) {
+  const Tensor& out = outputs.out ? outputs.out : outputs.preact ? outputs.preact : outputs.linear;
+  ConvArgs shape;
+  shape.in_plane = in.plane();
+  shape.planes = in.planes();
+  shape.in_h = in.h, shape.in_w = in.w;
+  shape.taps_h = conv->kernel_h, shape.taps_w = conv->kernel_w;
+  shape.stride = stride, shape.rate = rate, shape.pad = rate * (conv->kernel_h / 2);
+  shape.n = in.n, shape.out_h = out.h, shape.out_w = out.w, shape.out_planes = out.planes();
+  auto step = std::make_unique<ConvStep>(std::move(conv), shape, in.offset, shortcut, outputs, threads_);
+  scratch_ = std::max(scratch_, step->scratch());
+  steps_.push_back(std::move(step));
+}
+
+void Plan::conv_rows(std::shared_ptr<const PackedConv> conv, int64_t offset, int n, int h, int w, int stride,
+                     int margin, const Outputs& outputs) {
+  const Tensor& out = outputs.out ? outputs.out : outputs.preact ? outputs.preact : outputs.linear;
+  ConvArgs shape;
+  shape.lanes = conv->lanes();
+  shape.in_h = h + 2 * margin, shape.in_w = w + 2 * margin;
+  shape.in_pixel = conv->depth_in;
+  shape.taps_h = conv->kernel_h;
+  shape.stride = stride;
+  shape.n = n, shape.out_h = out.h, shape.out_w = out.w, shape.out_planes = out.planes();
+  auto step = std::make_unique<ConvStep>(std::move(conv), shape, offset, Shortcut(), outputs, threads_);
+  scratch_ = std::max(scratch_, step->scratch());
+  steps_.push_back(std::move(step));
+}
+
+void Plan::max_pool(const Tensor& in, int kernel, int stride, int pad_y, int pad_x, bool zero_fill,
+                    const Outputs& outputs) {
+  steps_.push_back(std::make_unique<MaxPoolStep>(kernels_, in, kernel, stride, pad_y, pad_x, zero_fill, outputs));
+}
+
+void Plan::mean(const Tensor& in, const Tensor& out) {
+  steps_.push_back(std::make_unique<MeanStep>(kernels_, in, out));
+}
+
+void Plan::store(const Tensor& in, int output, bool softmax) {
+  steps_.push_back(std::make_unique<StoreStep>(kernels_, in, output, softmax));
+}
+
+Buffer Plan::take_arena() const {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!idle_arenas_.empty()) {
+      Buffer arena = std::move(idle_arenas_.back());
+      idle_arenas_.pop_back();
+      return arena;
+    }
+  }
+  // Every thread's scratch lies behind the tensors.
+  return Buffer(size_t(arena_floats_) + threads_ * ((scratch_ + 63) / 64 * 16));
+}
+
+bool Plan::run(const float* images, float* const* outputs) const {
+  Buffer arena = take_arena();
+  Run run{arena.data(), images, outputs};
+  std::vector<std::atomic<int64_t>> next(steps_.size());
+  run_team(threads_, [&](int member, Barrier& barrier) {
+    void* scratch = arena.data() + arena_floats_ + member * ((scratch_ + 63) / 64 * 16);
+    for (size_t s = 0; s < steps_.size(); ++s) {
+      const Step& step = *steps_[s];
+      const int64_t items = step.items();
+      for (int64_t item; (item = next[s].fetch_add(1, std::memory_order_relaxed)) < items;)
+        step.run(run, item, scratch);
+      barrier.wait();
+      if (!run.finite.load(std::memory_order_relaxed)) return;  // the same for all: only the first step clears it
+    }
+  });
+  const std::lock_guard<std::mutex> lock(mutex_);
+  idle_arenas_.push_back(std::move(arena));
+  return run.finite;
+}
+
+}  // namespace resforward

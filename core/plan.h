@@ -1,0 +1,82 @@
+// A plan: steps in order over one arena, run by a team of threads without allocating anything.
+//
+// A step splits its work into items that any thread may do in any order: every output value is computed by one item
+// alone, in an order of sums that depends on nothing but the layer's shape. So the bits of a result do not depend on
+// the number of threads, nor on the batch.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "kernels.h"
+#include "layout.h"
+#include "memory.h"
+#include "pack.h"
+
+namespace resforward {
+
+// What one run works with.
+struct Run {
+  float* arena;
+  const float* images;
+  float* const* outputs;
+  std::atomic<bool> finite{true};
+  float* at(const Tensor& t) const { return t ? arena + t.offset : nullptr; }
+};
+
+class Step {
+ public:
+  virtual ~Step() = default;
+  virtual int64_t items() const = 0;
+  virtual void run(Run& run, int64_t item, void* scratch) const = 0;
+  virtual size_t scratch() const { return 0; }  // bytes that each thread needs
+};
+
+// Outputs of a step that may have several; which of them are wanted is decided when the plan is made.
+struct Outputs {
+  Tensor linear, out, preact;
+  std::vector<double> scale, shift;  // of preact
+  bool relu = false;                 // of out
+};
+
+struct Shortcut {
+  Tensor tensor;
+  int stride = 1;
+};
+
+class Plan {
+ public:
+  Plan(const Kernels* kernels, int threads, int64_t arena_floats);
+
+  // NHWC images into planes, or into rows with a margin of zeros (offset in the arena) for an interleaved convolution.
+  void load(int n, int h, int w, int c, const Outputs& outputs);
+  void load_rows(int n, int h, int w, int c, int margin, int64_t offset);
+  void conv(std::shared_ptr<const PackedConv> conv, const Tensor& in, int stride, int rate, const Shortcut& shortcut,
+            const Outputs& outputs);
+  void conv_rows(std::shared_ptr<const PackedConv> conv, int64_t offset, int n, int h, int w, int stride, int margin,
+                 const Outputs& outputs);
+  void max_pool(const Tensor& in, int kernel, int stride, int pad_y, int pad_x, bool zero_fill, const Outputs& outputs);
+  void mean(const Tensor& in, const Tensor& out);
+  void store(const Tensor& in, int output, bool softmax);
+
+  // False, with the outputs undefined, when an image holds a value that is NaN or infinite.
+  bool run(const float* images, float* const* outputs) const;
+
+  int64_t arena_floats() const { return arena_floats_; }
+  int steps() const { return int(steps_.size()); }
+
+ private:
+  Buffer take_arena() const;
+
+  const Kernels* kernels_;
+  int threads_;
+  int64_t arena_floats_;
+  size_t scratch_ = 0;
+  std::vector<std::unique_ptr<Step>> steps_;
+  mutable std::mutex mutex_;
+  mutable std::vector<Buffer> idle_arenas_;
+};
+
+}  // namespace resforward

@@ -1,0 +1,107 @@
+// The kinds of step. Each knows how its work splits into items; the kernels know how an item is computed.
+#pragma once
+
+#include <memory>
+
+#include "plan.h"
+
+namespace resforward {
+
+// Owns the padded per-channel vectors of an epilogue and fills in the pointers for a run.
+class EpilogueOf {
+ public:
+  explicit EpilogueOf(const Outputs& outputs, int multiple = kLanes);
+  Epilogue at(const Run& run) const;
+  // The pixel of zeros that follows every plane, for a convolution with padding that reads this tensor.
+  void clear_guards(const Run& run) const;
+  const Tensor& geometry() const;
+
+ private:
+  Tensor linear_, out_, preact_;
+  float floor_;
+  Buffer scale_, shift_;
+};
+
+class LoadStep final : public Step {
+ public:
+  LoadStep(const Kernels* kernels, int n, int h, int w, int c, const Outputs& outputs);
+  int64_t items() const override;
+  void run(Run& run, int64_t item, void* scratch) const override;
+
+ private:
+  const Kernels* kernels_;
+  int n_, h_, w_, c_;
+  EpilogueOf epilogue_;
+};
+
+class LoadRowsStep final : public Step {
+ public:
+  LoadRowsStep(const Kernels* kernels, int n, int h, int w, int c, int margin, int64_t offset);
+  int64_t items() const override;
+  void run(Run& run, int64_t item, void* scratch) const override;
+
+ private:
+  const Kernels* kernels_;
+  int n_, h_, w_, c_, margin_;
+  int64_t offset_;
+};
+
+class ConvStep final : public Step {
+ public:
+  // Everything of `shape` that does not depend on where the arena lies; `in` is its input's offset.
+  ConvStep(std::shared_ptr<const PackedConv> conv, const ConvArgs& shape, int64_t in, const Shortcut& shortcut,
+           const Outputs& outputs, int threads);
+  int64_t items() const override;
+  void run(Run& run, int64_t item, void* scratch) const override;
+  size_t scratch() const override;
+
+ private:
+  std::shared_ptr<const PackedConv> conv_;
+  ConvArgs shape_;
+  int64_t in_;
+  Shortcut shortcut_;
+  EpilogueOf epilogue_;
+  int64_t pixels_, block_;  // output pixels, and those of one item
+  int tiles_;               // output tiles of one item
+};
+
+class MaxPoolStep final : public Step {
+ public:
+  MaxPoolStep(const Kernels* kernels, const Tensor& in, int kernel, int stride, int pad_y, int pad_x, bool zero_fill,
+              const Outputs& outputs);
+  int64_t items() const override;
+  void run(Run& run, int64_t item, void* scratch) const override;
+
+ private:
+  const Kernels* kernels_;
+  Tensor in_;
+  PoolArgs shape_;
+  EpilogueOf epilogue_;
+};
+
+class MeanStep final : public Step {
+ public:
+  MeanStep(const Kernels* kernels, const Tensor& in, const Tensor& out) : kernels_(kernels), in_(in), out_(out) {}
+  int64_t items() const override { return in_.planes(); }
+  void run(Run& run, int64_t item, void* scratch) const override;
+
+ private:
+  const Kernels* kernels_;
+  Tensor in_, out_;
+};
+
+class StoreStep final : public Step {
+ public:
+  StoreStep(const Kernels* kernels, const Tensor& in, int output, bool softmax)
+      : kernels_(kernels), in_(in), output_(output), softmax_(softmax) {}
+  int64_t items() const override;
+  void run(Run& run, int64_t item, void* scratch) const override;
+
+ private:
+  const Kernels* kernels_;
+  Tensor in_;
+  int output_;
+  bool softmax_;
+};
+
+}  // namespace resforward
