@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from resforward import Block, Network, bottleneck, reference, resnet_v1, resnet_v2
 from resforward.checkpoints import read_checkpoint
 from resforward.errors import NetworkError
-from resforward.families import Pool
+from resforward.families import Pool, PoolPadding
 from resforward.reference import batch_norm, conv2d_same, forward, max_pool2d, softmax, subsample
 
 # float32 has 2^-24 = 6e-8 of rounding a step; slim adds the same products in another order. 1e-5 is what is promised.
@@ -96,7 +96,7 @@ def test_conv2d_same_mixes_channels() -> None:
         (1, "ceil", [-0.0]),
     ],
 )
-def test_max_pool2d_by_hand(size: int, padding: str, wanted: list[float]) -> None:
+def test_max_pool2d_by_hand(size: int, padding: PoolPadding, wanted: list[float]) -> None:
     inputs = -np.arange(size, dtype=np.float32)
     for shape in ((1, 1, size, 1), (1, size, 1, 1)):
         assert max_pool2d(inputs.reshape(shape), Pool(3, 2, padding)).ravel().tolist() == wanted

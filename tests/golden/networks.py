@@ -75,8 +75,8 @@ ONE_UNIT = (Block("block1", bottleneck, [(12, 3, 2)]),)
 CASES = {
     # The pool reads 17 x 24 pixels: SAME pads the odd axis on both sides and the even one behind only.
     "slim_v2": Case("v2", ODD, (33, 47), num_classes=11),
-    "slim_v1": Case("v1", ODD, (17, 30), num_classes=10, saver="V1"),
-    "slim_v2_batch": Case("v2", SMALL, (10, 13), batch=3, num_classes=7, saver="V1"),
+    "slim_v1": Case("v1", ODD, (19, 30), num_classes=10, saver="V1"),
+    "slim_v2_batch": Case("v2", SMALL, (10, 15), batch=3, num_classes=7, saver="V1"),
     # Rates up to 8 on a map of 3 x 9 pixels: the outermost taps still meet.
     "slim_v2_output_stride_4": Case("v2", SMALL, (11, 35), num_classes=5, global_pool=False, output_stride=4),
     "slim_v2_output_stride_8": Case("v2", ODD, (11, 35), num_classes=5, output_stride=8),
@@ -108,4 +108,5 @@ def difference(found: NDArray[Any], wanted: NDArray[Any]) -> float:
     """The largest difference over the largest value: the number that accuracy is promised in."""
     if found.shape != wanted.shape:
         raise AssertionError(f"shape {found.shape}, slim has {wanted.shape}")
-    return float(np.abs(found.astype(np.float64) - wanted).max() / np.abs(wanted).max())
+    largest = float(np.abs(found.astype(np.float64) - wanted).max() / np.abs(wanted).max())
+    return largest if np.isfinite(largest) else np.inf  # NaN would win no comparison

@@ -11,9 +11,9 @@ from resforward.network import NETWORKS, UNITS, standard_blocks
 
 def published(name: str, **options: Any) -> Case:
     """The case of a published network by its name, `resnet_v2_50`; two images of 224 x 224 unless told otherwise."""
-    _, version, depth = name.split("_")
+    depth = int(name.split("_")[-1])
     defaults = {"size": (224, 224), "batch": 2, "num_classes": NETWORKS[name].num_classes}
-    return Case(version, tuple(standard_blocks(UNITS[int(depth)])), **{**defaults, **options})
+    return Case("v1" if "_v1_" in name else "v2", tuple(standard_blocks(UNITS[depth])), **{**defaults, **options})
 
 
 # NETWORK/VARIANT, also the folder that a case is kept in. 224 leads to even maps, 299 and 195 x 260 to odd ones too.

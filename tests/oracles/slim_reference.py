@@ -100,19 +100,21 @@ def write_reference(name: str, case: Case, folder: pathlib.Path) -> None:
             seed += 1
             rng = np.random.default_rng(seed)
             batch = rng.uniform(-1, 1, (case.batch, *case.size, case.input_channels)).astype(np.float32)
-            for variable in variables:
-                variable.load(random_value(variable.op.name, variable.shape.as_list(), rng), session)
+            values = {v.initializer.inputs[1]: random_value(v.op.name, v.shape.as_list(), rng) for v in variables}
+            session.run([v.initializer for v in variables], values)
             tensors = session.run({**end_points, "net": net}, {images: batch})
             # What a ReLU left near zero is a remainder of larger numbers: its relative difference would say nothing.
             dead = [key for key, tensor in tensors.items() if np.abs(tensor).max() < 0.02 and key != "predictions"]
         if case.saver == "V1":  # as in the published resnet_v1_50.ckpt
             extra = {"global_step": np.int64(600000), f"{name}/mean_rgb": np.float32([123.68, 116.78, 103.94])}
             variables += [tf1.get_variable(key, initializer=value) for key, value in extra.items()]
-            session.run([variable.initializer for variable in variables[-2:]])
+            session.run([v.initializer for v in variables[-2:]])
         saver = tf1.train.Saver(variables, write_version=getattr(tf1.train.SaverDef, case.saver))
         saver.save(session, str(checkpoint(name, folder)), write_meta_graph=False, write_state=False)
     about = json.dumps({**VERSIONS, "seed": seed})
-    np.savez_compressed(folder / f"{name}.npz", input=batch, versions=about, **tensors)
+    unfinished = folder / f"{name}.unfinished.npz"
+    np.savez_compressed(unfinished, input=batch, versions=about, **tensors)
+    unfinished.rename(folder / f"{name}.npz")
     print(f"{name}: {len(variables)} variables, {len(tensors)} tensors, seed {seed}", flush=True)
 
 
