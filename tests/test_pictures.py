@@ -502,6 +502,45 @@ def test_a_file_cut_short_is_an_error_or_the_whole_picture(format, padding_switc
     assert ImageFile.LOAD_TRUNCATED_IMAGES is padding_switch
 
 
+def test_a_tiff_that_declares_more_rows_than_it_has_is_an_error():
+    data = encoded(Image.fromarray(photo()), "TIFF")
+    height = b"\x01\x01\x04\x00\x01\x00\x00\x00"  # tag 257, LONG, count 1
+    assert data.count(height) == 1
+    at = data.index(height) + len(height)
+    with pytest.raises(ImageError, match="it holds 3072 of 64000 samples"):
+        read_picture(data[:at] + (1000).to_bytes(4, "little") + data[at + 4 :])
+
+
+def tiff(width, height, blocks, tags):
+    """A little-endian RGB TIFF of raw blocks: strips (tags 273, 279) or tiles (324, 325)."""
+    offsets, counts = (324, 325) if 322 in tags else (273, 279)
+    tags = {256: [width], 257: [height], 258: [8, 8, 8], 259: [1], 262: [2], 277: [3]} | tags
+    tags |= {offsets: [0] * len(blocks), counts: [len(block) for block in blocks]}
+    values_at = 8 + 2 + 12 * len(tags) + 4
+    blocks_at = values_at + sum(4 * len(values) for values in tags.values())
+    tags[offsets] = [blocks_at + sum(tags[counts][:i]) for i in range(len(blocks))]
+    entries, values = b"", b""
+    for tag, numbers in sorted(tags.items()):
+        packed = b"".join(number.to_bytes(4, "little") for number in numbers)
+        inline = packed if len(numbers) == 1 else (values_at + len(values)).to_bytes(4, "little")
+        entries += tag.to_bytes(2, "little") + b"\4\0" + len(numbers).to_bytes(4, "little") + inline
+        values += packed  # unused for a single number, which keeps the offsets plain
+    header = b"II*\0" + (8).to_bytes(4, "little") + len(tags).to_bytes(2, "little")
+    return header + entries + bytes(4) + values + b"".join(blocks)
+
+
+def test_tiff_in_strips_tiles_and_planes():
+    array = photo(50, 70)
+    strips = [array[y : y + 8].tobytes() for y in range(0, 50, 8)]
+    padded = np.pad(array, ((0, 14), (0, 10), (0, 0)))  # tiles of 16 x 16 reach beyond the picture
+    tiles = [padded[y : y + 16, x : x + 16].tobytes() for y in range(0, 64, 16) for x in range(0, 80, 16)]
+    planes = [array[y : y + 8, :, c].tobytes() for c in range(3) for y in range(0, 50, 8)]
+    for blocks, tags in ((strips, {278: [8]}), (tiles, {322: [16], 323: [16]}), (planes, {278: [8], 284: [2]})):
+        np.testing.assert_array_equal(read_picture(tiff(70, 50, blocks, tags)), array)
+        with pytest.raises(ImageError, match="it holds"):
+            read_picture(tiff(70, 50, blocks[:-1], tags))
+
+
 @pytest.mark.parametrize("options", [{}, {"progressive": True}])
 def test_half_a_jpeg_is_an_error(options):
     data = encoded(Image.fromarray(photo(300, 400)), "JPEG", **options)

@@ -80,6 +80,7 @@ _ORIENTATIONS = {
 }
 _EXIF_ORIENTATION = 0x0112
 _TIFF_PHOTOMETRIC = 262
+_TIFF_PLANAR = 284
 
 
 def read_picture(source: Any, mode: Mode = "RGB") -> Picture:
@@ -209,6 +210,7 @@ def _pixels(image: PILImage, name: str, mode: Mode) -> Picture:
     if width * height == 0:
         raise ImageError(f"{name} has no pixels: {width} x {height}")
     try:
+        _check_strips(image, name)
         with _complete_files_only():
             image.load()
         flat = _flat(image, name)
@@ -220,6 +222,19 @@ def _pixels(image: PILImage, name: str, mode: Mode) -> Picture:
         raise
     except Exception as error:  # as above; the decoder's words say what is wrong
         raise ImageError(f"{name} is damaged or cut short: {error}") from error
+
+
+def _check_strips(image: PILImage, name: str) -> None:
+    """Refuse a TIFF whose strips do not cover it: Pillow would leave the rest black."""
+    tiles = getattr(image, "tile", ())  # of a file not yet decoded
+    if image.format != "TIFF" or not tiles:
+        return
+    whole = (0, 0, *image.size)
+    planes = len(image.getbands()) if getattr(image, "tag_v2", {}).get(_TIFF_PLANAR) == 2 else 1
+    declared = planes * image.width * image.height
+    present = sum((right - left) * (bottom - top) for left, top, right, bottom in (tile[1] or whole for tile in tiles))
+    if present < declared:
+        raise ImageError(f"{name} is damaged or cut short: it holds {present} of {declared} samples")
 
 
 def _flat(image: PILImage, name: str) -> PILImage:
