@@ -11,7 +11,7 @@ from golden.networks import GOLDENS, ONE_UNIT, SMALL, checkpoint, difference, re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resforward import Block, Network, bottleneck, reference, resnet_v1, resnet_v2
+from resforward import NETWORKS, Block, Network, bottleneck, reference, resnet_v1, resnet_v2
 from resforward.checkpoints import read_checkpoint
 from resforward.errors import NetworkError
 from resforward.families import Pool, PoolPadding
@@ -169,6 +169,13 @@ def test_slim_computed_the_same(name: str) -> None:
         key: tensor.shape for key, tensor in end_points.items()
     }
     assert {tensor.dtype for tensor in end_points.values()} == {np.dtype(np.float32)}
+
+
+def test_end_points_are_the_table_s_without_a_max_pool() -> None:
+    network = NETWORKS["fashion"]
+    _, end_points = forward(network, random_weights(network, 0), np.ones((2, 28, 28, 1)))
+    wanted = [(name, (2, *point.shape)) for name, point in network.end_points(28, 28).items()]
+    assert [(name, tensor.shape) for name, tensor in end_points.items()] == wanted
 
 
 def test_float64_is_computed_when_asked_for() -> None:

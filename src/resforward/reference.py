@@ -185,8 +185,8 @@ def bottleneck(inputs: Array, unit: Unit, weights: Weights, epsilon: float, end_
     residual = preact
     for conv in unit.convs:
         end_points[conv.name] = residual = conv2d(residual, conv, weights, epsilon)
-    output = shortcut + residual
-    end_points[unit.name] = output = relu(output) if unit.post == "relu" else output
+    output = relu(shortcut + residual) if unit.post == "relu" else shortcut + residual
+    end_points[unit.name] = output
     return output
 
 
