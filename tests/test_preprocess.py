@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from golden.make_preprocess import CROPS, FILE, FRACTIONS, PICTURES, RESIZES, digest, key, picture, sparse
+from golden.make_preprocess import CROPS, FILE, FRACTIONS, PICTURES, RESIZES, ROUNDING, digest, key, picture, sparse
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -157,6 +157,11 @@ def test_inception_equals_slim(golden, height, width):
 def test_vgg_equals_slim(golden, height, width):
     image = Image.fromarray(picture(height, width))
     assert_same_bits(VGG_224(image), golden, key("vgg", height, width))
+
+
+def test_vgg_rounds_sides_in_float32_as_slim_does(golden):
+    row = dataclasses.replace(VGG_224, size=(280, 280))
+    assert_same_bits(row(Image.fromarray(picture(*ROUNDING))), golden, key("vgg", *ROUNDING, 280))
 
 
 def test_keras_caffe_is_bgr_minus_means():
