@@ -50,9 +50,7 @@ class Block:
     unit_fn: UnitKind
     args: tuple[tuple[int, int, int], ...]
 
-    def __init__(
-        self, scope: str, unit_fn: UnitKind, args: Iterable[Sequence[int] | Mapping[str, int]]
-    ) -> None:
+    def __init__(self, scope: str, unit_fn: UnitKind, args: Iterable[Sequence[int] | Mapping[str, int]]) -> None:
         triples, wrong = [], []
         for index, unit in enumerate(args, start=1):
             try:
@@ -560,17 +558,15 @@ UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 
 def standard_blocks(units: Sequence[int]) -> list[Block]:
     """The Blocks of a published depth from the number of units in each."""
     last = len(units) - 1
-    return [
-        resnet_block(f"block{i + 1}", 64 * 2**i, count, 1 if i == last else 2) for i, count in enumerate(units)
-    ]
+    return [resnet_block(f"block{i + 1}", 64 * 2**i, count, 1 if i == last else 2) for i, count in enumerate(units)]
 
 
 def _fashion() -> Network:
     """The built-in model's table: 28 x 28 grey pictures, ten classes; trained by tools/train_fashion.py."""
     blocks = [
-        Block("block1", bottleneck, [(64, 16, 1), (64, 16, 2)]),
-        Block("block2", bottleneck, [(128, 32, 1), (128, 32, 1), (128, 32, 2)]),
-        Block("block3", bottleneck, [(256, 64, 1)] * 3),
+        Block("block1", bottleneck, [(64, 32, 1)] + [(64, 32, 2)]),
+        Block("block2", bottleneck, [(128, 48, 1)] * 2 + [(128, 48, 2)]),
+        Block("block3", bottleneck, [(192, 64, 1)] * 4),
     ]
     stem = Stem(kernel=3, stride=1, widths=(32,), bias=True, norm=False, pool=None)
     return resnet(SLIM_V2, blocks, 10, input_channels=1, stem=stem, name="fashion")

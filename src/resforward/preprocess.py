@@ -242,3 +242,12 @@ FASHION_28 = Preprocess(
     std=(0.3530,),
     channels="grey",
 )
+
+# By the name that a family's row gives.
+PRESETS: dict[str, Preprocess] = {
+    "inception_299": INCEPTION_299,
+    "vgg_224": VGG_224,
+    "keras_caffe_224": KERAS_CAFFE_224,
+    "torchvision_224": TORCHVISION_224,
+    "fashion_28": FASHION_28,
+}

@@ -1,0 +1,490 @@
+"""A network with its weights: logits, end points, predictions, embeddings.
+
+model = load("resnet_v2_50.ckpt")          # or build(network, seed=0)
+logits = model(images)                     # (N, H, W, 3) float32, preprocessed
+model.predict("cat.jpg")                   # preprocessing and labels travel with the weights
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core, machine, names
+from .errors import CheckpointError, EndPointError, InputError, NetworkError, nearest
+from .fold import check_variances, fold_conv, fold_norm
+from .network import NETWORKS, Conv, EndPoint, Network, with_output_stride
+from .plan import Layout, lay_out, make_plan
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .labels import Prediction
+    from .preprocess import Preprocess
+
+Array = npt.NDArray[np.float32]
+
+_PLANS_KEPT = 8  # input shapes and sets of end points; each keeps an arena
+_IMAGES_A_RUN = 64  # larger batches run in parts: the arena grows with the batch and nothing else does
+
+# Held while plans and packed weights are made. One for the process: making is rare, and a forked child needs it new.
+_making = threading.RLock()
+
+
+def _new_lock() -> None:
+    global _making
+    _making = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_new_lock)
+
+
+class Model:
+    """A network with its weights. Made by `load` and `build`; many threads may use one.
+
+    >>> model = build(NETWORKS["fashion"], seed=0)
+    >>> model(np.zeros((2, 28, 28, 1), np.float32)).shape
+    (2, 10)
+
+    Attributes:
+        network: the table.
+        weights: {variable: array} as stored, under slim's names without the scope; batch norm not folded.
+        preprocess: the row that its weights were trained with, or None where nobody knows.
+        labels: a name for each class, or None.
+        source: where the weights come from. evidence: what was concluded about them, and from what.
+        unused: variables of the checkpoint that the network has no place for.
+        isa, threads: what it runs on.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        weights: Mapping[str, Array],
+        *,
+        preprocess: Preprocess | None = None,
+        labels: Sequence[str] | None = None,
+        source: str = "",
+        evidence: Sequence[str] = (),
+        unused: Sequence[str] = (),
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> None:
+        self.network = network
+        self.weights = dict(weights)
+        self.preprocess = preprocess
+        self.labels = tuple(labels) if labels is not None else None
+        self.source = source
+        self.evidence = tuple(evidence)
+        self.unused = tuple(unused)
+        self.threads = int(machine.threads(threads).value)
+        self.isa = str(isa or machine.instruction_set().value)
+        if self.labels is not None and network.num_classes and len(self.labels) != network.num_classes:
+            raise NetworkError(
+                f"{network.name} has {network.num_classes} classes, and there are {len(self.labels)} labels"
+            )
+        if preprocess is not None and preprocess.input_channels != network.input_channels:
+            raise NetworkError(
+                f"{network.name} reads {network.input_channels} channels, its preprocessing makes"
+                f" {preprocess.input_channels}"
+            )
+        check_variances(self.weights, network, source or network.name)
+        self._packed: dict[str, _core.PackedConv] = {}
+        self._plans: OrderedDict[tuple[Any, ...], tuple[_core.Plan, Layout]] = OrderedDict()
+
+    def __repr__(self) -> str:
+        classes = f"{self.network.num_classes} classes" if self.network.num_classes else "no classifier"
+        return (
+            f"<Model {self.network.name} from {self.source}: {classes}, {self.network.parameters:,} parameters,"
+            f" {self.isa}, {self.threads} threads>"
+        )
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width that its preprocessing makes; 224 x 224 where there is none."""
+        return self.preprocess.size if self.preprocess else (224, 224)
+
+    @property
+    def end_points(self) -> dict[str, EndPoint]:
+        """Every end point by name, with its shape at `input_size`, multiply-adds and parameters.
+
+        >>> build(NETWORKS["resnet_v2_50"]).end_points["block3"].shape  # doctest: +SKIP
+        (10, 10, 1024)
+        """
+        return self.network.end_points(*self.input_size)
+
+    def __call__(self, images: Any) -> Array:
+        """Return logits, (N, classes); or what the network ends with, where it has no classifier or no global pool.
+
+        >>> build(NETWORKS["fashion"])(np.zeros((1, 28, 28, 1), np.float32)).shape
+        (1, 10)
+
+        Args:
+            images: (N, H, W, channels) floating point, preprocessed: NumPy, or anything that exports itself by
+                __dlpack__, __array_interface__ or the buffer protocol. It is never written to.
+
+        Raises:
+            InputError: images of another shape, layout or dtype, or with NaN or infinite values.
+        """
+        name = self._last_name()
+        result = self.forward(images, [name])[name]
+        return result[:, 0, 0, :] if self.network.global_pool else result
+
+    def forward(self, images: Any, end_points: Iterable[str] | None = None) -> dict[str, Array]:
+        """Return any set of named tensors, each (N, H, W, channels), under the names that were asked for.
+
+        The pass stops after the last one wanted, and wanting one changes no bit of another.
+
+        >>> model = build(NETWORKS["fashion"])
+        >>> tensors = model.forward(np.zeros((1, 28, 28, 1), np.float32), ["block1", "fashion/block2/unit_1/bottleneck_v2"])
+        >>> [t.shape for t in tensors.values()]
+        [(1, 14, 14, 64), (1, 14, 14, 128)]
+
+        Args:
+            images: as for `__call__`.
+            end_points: canonical names or full slim keys; None for all.
+
+        Raises:
+            EndPointError: a name that is none of this network's; the nearest is suggested.
+            InputError: as for `__call__`.
+        """
+        batch = self._as_batch(images)
+        if isinstance(end_points, str):
+            end_points = [end_points]
+        known = self.network.end_points(batch.shape[1], batch.shape[2])
+        asked = list(known) if end_points is None else list(end_points)
+        if not asked:
+            raise EndPointError("no end point was asked for", help="`model(images)` returns the logits")
+        canonical = self._canonical(asked, known)
+        unique = list(dict.fromkeys(canonical.values()))
+        results = {name: np.empty((len(batch), *known[name].shape), np.float32) for name in unique}
+        for start in range(0, len(batch), _IMAGES_A_RUN):
+            part = batch[start : start + _IMAGES_A_RUN]
+            plan, layout = self._plan(part.shape, tuple(unique))
+            outputs = [results[name][start : start + len(part)] for name in layout.shapes]
+            if not plan.run(part, outputs):
+                raise _not_finite(batch)
+        return {name: results[canonical[name]] for name in asked}
+
+    def predict(self, image: Any, top: int = 5) -> Any:
+        """Return the most probable classes of a picture, or of each of a list of pictures.
+
+        >>> load("fashion").predict("ankle_boot.png", top=1)  # doctest: +SKIP
+        [Prediction(index=9, label='Ankle boot', probability=0.99)]
+
+        Args:
+            image: a path, the bytes of a file, a PIL image, an (H, W, C) uint8 array, or a list of them.
+            top: how many classes.
+
+        Raises:
+            ImageError: pictures that cannot be read; all of them are listed.
+            NetworkError: a network without classifier, or without known preprocessing.
+        """
+        from .labels import top_k_rows
+
+        several = isinstance(image, list | tuple)
+        if not self.network.num_classes or not self.network.global_pool:
+            raise NetworkError(
+                f"{self.network.name} has no classifier to predict with", help="use `encode` or `forward`"
+            )
+        rows = []
+        pictures = list(image) if several else [image]
+        for start in range(0, len(pictures), _IMAGES_A_RUN):
+            batch = self._preprocessed(pictures[start : start + _IMAGES_A_RUN])
+            probabilities = self.forward(batch, ["predictions"])["predictions"][:, 0, 0, :]
+            rows += top_k_rows(probabilities, top, self.labels)
+        return rows if several else rows[0]
+
+    def encode(self, images: Any, end_point: str = "global_pool") -> Array:
+        """Return one vector an image, (N, depth): an end point averaged over height and width.
+
+        >>> load("fashion").encode(["ankle_boot.png", "coat.png"]).shape  # doctest: +SKIP
+        (2, 192)
+
+        Args:
+            images: a list of pictures, as for `predict`, or preprocessed images, as for `__call__`.
+            end_point: whose tensor.
+
+        Raises:
+            ImageError, InputError, EndPointError: as `predict` and `forward`.
+        """
+        if not isinstance(images, list | tuple):
+            return self._encode(images, end_point)
+        parts = [
+            self._encode(self._preprocessed(images[start : start + _IMAGES_A_RUN]), end_point)
+            for start in range(0, len(images), _IMAGES_A_RUN)
+        ]
+        return np.concatenate(parts) if parts else np.empty((0, self.end_points[end_point].depth), np.float32)
+
+    def _encode(self, batch: Any, end_point: str) -> Array:
+        tensor = self.forward(batch, [end_point])[end_point]
+        mean: Array = tensor[:, 0, 0, :] if tensor.shape[1:3] == (1, 1) else tensor.mean(axis=(1, 2), dtype=np.float32)
+        return mean
+
+    def _preprocessed(self, pictures: Sequence[Any]) -> Array:
+        if self.preprocess is None:
+            raise NetworkError(
+                f"how {self.network.name} wants its pictures preprocessed is not known",
+                help="pass preprocess= to `load`, or preprocessed arrays to the model itself",
+            )
+        return self.preprocess.batch(pictures)
+
+    def _last_name(self) -> str:
+        *_, last = self.network.end_points(1, 1)
+        return "logits" if last == "predictions" else last
+
+    def _canonical(self, asked: Sequence[str], known: Mapping[str, EndPoint]) -> dict[str, str]:
+        prefix = f"{self.network.name}/"
+        canonical, wrong = {}, []
+        for name in asked:
+            short = name.removeprefix(prefix)
+            if name in known or short in known:
+                canonical[name] = name if name in known else short
+            else:
+                close = nearest(short, known)
+                wrong.append(f"`{name}`" + (f"; {close}" if close else ""))
+        if wrong:
+            raise EndPointError(
+                f"{self.network.name} has no such end point",
+                found=wrong,
+                help=f"it has {len(known)}: `model.end_points`, or `resforward inspect --end-points`",
+            )
+        return canonical
+
+    def _as_batch(self, images: Any) -> Array:
+        array = _as_array(images)
+        channels = self.network.input_channels
+        expected = f"(N, H, W, {channels}) float32"
+        if array.dtype.kind != "f":
+            help = "floats are taken as preprocessed: see `model.preprocess`"
+            if array.dtype == np.uint8:
+                help = "uint8 is a picture: `model.predict(picture)`, or `model.preprocess.batch([...])` first"
+            raise InputError(f"images are {array.dtype}, expected {expected}", help=help)
+        if array.ndim != 4:
+            help = "one image is a batch of one: images[None]" if array.ndim == 3 else None
+            raise InputError(f"images have shape {array.shape}, expected {expected}", help=help)
+        first, last = array.shape[1] == channels, array.shape[3] == channels
+        if channels > 1 and first and last:
+            raise InputError(
+                f"images have shape {array.shape}, which could be NHWC or NCHW",
+                help=f"images of {channels} pixels' height cannot be told apart: pad them by a row",
+            )
+        if not last:
+            help = "this looks like NCHW: images.transpose(0, 2, 3, 1)" if first else None
+            raise InputError(f"images have shape {array.shape}, expected {expected}", help=help)
+        if 0 in array.shape[1:]:
+            raise InputError(f"images have shape {array.shape}: no pixels")
+        return np.ascontiguousarray(array, np.float32)
+
+    def _plan(self, shape: tuple[int, ...], wanted: tuple[str, ...]) -> tuple[_core.Plan, Layout]:
+        key = (shape, wanted)
+        with _making:
+            if key in self._plans:
+                self._plans.move_to_end(key)
+                return self._plans[key]
+            layout = lay_out(self.network, shape[0], shape[1], shape[2], wanted)
+            convs = {step.conv.name: step for step in layout.steps if step.conv and step.kind != "load_rows"}
+            self._pack(
+                [step.conv for step in convs.values() if step.conv],
+                {n for n, s in convs.items() if s.kind == "conv_rows"},
+            )
+            plan = make_plan(
+                self.network,
+                layout,
+                self._packed,
+                lambda scope: fold_norm(self.weights, scope, self.network.epsilon),
+                self.isa,
+                self.threads,
+            )
+            self._plans[key] = plan, layout
+            while len(self._plans) > _PLANS_KEPT:
+                self._plans.popitem(last=False)
+            return plan, layout
+
+    def _pack(self, convs: Sequence[Conv], interleaved: set[str]) -> None:
+        """Fold and pack the convolutions that are not packed yet, on all threads: most of the time of a first answer."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        def pack(conv: Conv) -> tuple[str, _core.PackedConv]:
+            folded = fold_conv(self.weights, conv, self.network.epsilon)
+            return conv.name, _core.PackedConv(self.isa, *folded, interleaved=conv.name in interleaved)
+
+        missing = [conv for conv in convs if conv.name not in self._packed]
+        if missing:
+            with ThreadPoolExecutor(self.threads) as pool:
+                self._packed.update(pool.map(pack, missing))
+
+
+def _as_array(images: Any) -> npt.NDArray[Any]:
+    if isinstance(images, np.ndarray):
+        return images
+    if hasattr(images, "__array_interface__") or hasattr(images, "__array__"):
+        return np.asarray(images)
+    if hasattr(images, "__dlpack__"):
+        return np.from_dlpack(images)
+    try:
+        return np.asarray(memoryview(images))
+    except TypeError:
+        raise InputError(
+            f"images are a {type(images).__name__}, expected an array",
+            help="a path or a picture goes to `model.predict`; a list of arrays to np.stack first",
+        ) from None
+
+
+def _not_finite(batch: Array) -> InputError:
+    bad = np.argwhere(~np.isfinite(batch))
+    image, y, x, channel = (int(i) for i in bad[0])
+    value = batch[image, y, x, channel]
+    return InputError(
+        f"images hold {len(bad)} values that are NaN or infinite",
+        found=[f"the first is {value} at image {image}, y {y}, x {x}, channel {channel}"],
+        help="look at what preprocessed them",
+    )
+
+
+def build(network: Network, seed: int = 0, *, threads: int | None = None, isa: str | None = None) -> Model:
+    """Make a model with random weights: to measure, to test, to look at shapes.
+
+    >>> build(NETWORKS["fashion"], seed=1).source
+    'seed 1'
+
+    Convolutions are He-initialised, the last of each residual path damped so that activations keep their range through
+    any depth; batch norm's statistics are near those of a trained network, and not trivial.
+
+    Args:
+        network: the table, from `NETWORKS`, `resnet_v1` or `resnet_v2`.
+        seed: of the random weights; the same seed gives the same weights.
+        threads: of the forward pass; None for all that this process may use.
+        isa: instruction set; None for the best.
+    """
+    rng = np.random.default_rng(seed)
+    damped = {f"{unit.convs[-1].name}/weights" for unit in network.units}
+
+    def value(name: str, shape: tuple[int, ...]) -> Array:
+        part = name.rpartition("/")[2]
+        if part == "moving_variance":
+            return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+        if part == "gamma":
+            return rng.uniform(0.5, 1.0, shape).astype(np.float32)
+        if part in ("beta", "biases", "moving_mean"):
+            return rng.normal(0, 0.1, shape).astype(np.float32)
+        fan_in = shape[0] * shape[1] * shape[2]
+        spread = np.float32(np.sqrt(2.0 / fan_in) * (0.3 if name in damped else 1.0))
+        return rng.standard_normal(shape, np.float32) * spread
+
+    weights = {name: value(name, shape) for name, shape in network.variables.items()}
+    return Model(network, weights, source=f"seed {seed}", threads=threads, isa=isa, **_belongings(network))
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    network: Network | str | None = None,
+    num_classes: int | None = None,
+    global_pool: bool | None = None,
+    output_stride: int | None = None,
+    preprocess: Preprocess | None = None,
+    labels: Sequence[str] | None = None,
+    threads: int | None = None,
+    isa: str | None = None,
+) -> Model:
+    """Load a checkpoint, or the built-in model by its name, `fashion`.
+
+    >>> load("fashion").network.num_classes
+    10
+
+    Format, family, depth, classes and preprocessing are concluded from the file; `model.evidence` says from what.
+
+    Args:
+        path: whatever `read_checkpoint` takes, or "fashion".
+        network: the table that the checkpoint must fit, or the name of one of `NETWORKS`; None: concluded.
+        num_classes: of `network`, where it is not its own; 0 leaves the classifier out.
+        global_pool: False for a map of logits or features instead of one vector.
+        output_stride: pixels of the image for one of the last Block's, by dilation.
+        preprocess: another row than the family's.
+        labels: a name for each class, where it is not ImageNet's 1000 or 1001.
+        threads: of the forward pass; None for `RESFORWARD_THREADS` or all that this process may use.
+        isa: instruction set; None for `RESFORWARD_ISA` or the best.
+
+    Raises:
+        CheckpointError: a file that is damaged, or does not fit; every misfit is listed.
+        NetworkError: options that the network cannot take.
+    """
+    from .checkpoints import read_checkpoint
+
+    wanted = NETWORKS[_network_name(network)] if isinstance(network, str) else network
+    if str(path) in BUILT_IN and not Path(path).exists():
+        wanted = wanted or NETWORKS[str(path)]
+        path = Path(__file__).parent / "builtin" / f"{path}.safetensors"
+    elif str(path) in NETWORKS and not Path(path).exists():
+        raise CheckpointError(
+            f"there is no checkpoint called {path}",
+            help=f"build(NETWORKS[{str(path)!r}]) makes one with random weights; load takes a file",
+        )
+    checkpoint = read_checkpoint(path)
+    source = Path(path).name
+    evidence: tuple[str, ...] = (f"format {checkpoint.format}: what its bytes say",)
+    if wanted is None:
+        conclusion = names.conclude(checkpoint, source)
+        wanted, scope, held = conclusion.network, conclusion.scope, conclusion.network
+        evidence += conclusion.evidence
+    else:
+        scope = names.find_scope(checkpoint, wanted)
+        held = _held(checkpoint, source)
+        evidence += (f"network {wanted.name}: asked for",)
+    if num_classes is not None:
+        wanted = dataclasses.replace(wanted, num_classes=num_classes)
+    if global_pool is not None:
+        wanted = dataclasses.replace(wanted, global_pool=global_pool)
+    wanted = with_output_stride(wanted, output_stride)
+    weights, unused = names.rename(checkpoint, wanted, scope, source, held)
+    own = _belongings(wanted)
+    return Model(
+        wanted,
+        weights,
+        preprocess=preprocess or own["preprocess"],
+        labels=labels if labels is not None else own["labels"],
+        source=source,
+        evidence=evidence,
+        unused=unused,
+        threads=threads,
+        isa=isa,
+    )
+
+
+BUILT_IN = ("fashion",)
+
+
+def _network_name(name: str) -> str:
+    if name not in NETWORKS:
+        close = nearest(name, NETWORKS)
+        raise NetworkError(
+            f"there is no network called {name}",
+            found=[close] if close else [],
+            help=f"there are {', '.join(NETWORKS)}",
+        )
+    return name
+
+
+def _held(checkpoint: Mapping[str, npt.NDArray[Any]], source: str) -> Network | None:
+    """What a checkpoint seems to hold, to explain a misfit; None where nothing can be concluded."""
+    try:
+        return names.conclude(checkpoint, source).network
+    except CheckpointError:
+        return None
+
+
+def _belongings(network: Network) -> dict[str, Any]:
+    """The preprocessing and the labels that come with a network's published weights, where they are known."""
+    from . import labels, preprocess
+
+    if network.name in BUILT_IN:
+        return {"preprocess": preprocess.FASHION_28, "labels": labels.FASHION_10}
+    row = preprocess.PRESETS[network.family.preprocess] if network.input_channels == 3 and network.stem else None
+    return {"preprocess": row, "labels": labels.labels_for(network.num_classes) if network.num_classes else None}

@@ -1,0 +1,337 @@
+"""From a network's table to the steps that the core runs: what is computed, where it lies, what is never stored.
+
+    values   what the steps read and write: feature maps (n, h, w, c) with a first and a last step
+    steps    load, conv, max_pool, mean, store, each with up to three outputs: linear, out and preact
+    arena    one buffer; values whose lives do not overlap share its bytes
+
+A step's outputs are written only where something reads them, and nothing after the last wanted end point is computed.
+The outputs that stay are computed the same way whoever wants them, so asking for one changes no bit of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from . import _core
+from .errors import NetworkError
+from .fold import ScaleShift
+from .network import Conv, Network, Unit
+
+Norm = Callable[[str], ScaleShift]
+
+
+@dataclass(eq=False)
+class Value:
+    """A feature map between steps; `floats` where it is not laid out in planes."""
+
+    n: int
+    h: int
+    w: int
+    c: int
+    floats: int = 0
+    first: int = -1  # steps that write and last read it
+    last: int = -1
+    offset: int = -1
+
+    @property
+    def size(self) -> int:
+        """Floats in the arena."""
+        return self.floats or self.tensor().floats
+
+    def tensor(self) -> _core.Tensor:
+        """The core's description of it."""
+        return _core.Tensor(self.offset, self.n, self.h, self.w, self.c)
+
+
+@dataclass(eq=False)
+class Step:
+    """One step and all the outputs that it could have.
+
+    Args:
+        kind: of the core's steps. name: the end point or variable scope that it computes.
+        inputs: values that it reads.
+        linear, out, preact: its outputs: the plain result, the one after sum and ReLU, and the next norm of that.
+        relu: whether `out` ends in ReLU. norm: scope of the batch norm that makes `preact`.
+        conv: the row of its convolution. shortcut: what is added to it, read with shortcut_stride.
+        pads: of a max-pool, (y, x). output: index of the array that a store fills. softmax: over its channels first.
+    """
+
+    kind: Literal["load", "load_rows", "conv", "conv_rows", "max_pool", "mean", "store"]
+    name: str
+    inputs: list[Value] = field(default_factory=list)
+    linear: Value | None = None
+    out: Value | None = None
+    preact: Value | None = None
+    relu: bool = False
+    norm: str = ""
+    conv: Conv | None = None
+    shortcut: Value | None = None
+    shortcut_stride: int = 1
+    pads: tuple[int, int] = (0, 0)
+    output: int = -1
+    softmax: bool = False
+
+    @property
+    def reads(self) -> list[Value]:
+        """Everything that it reads."""
+        return self.inputs + ([self.shortcut] if self.shortcut else [])
+
+    @property
+    def writes(self) -> list[Value]:
+        """Everything that it writes."""
+        return [value for value in (self.linear, self.out, self.preact) if value]
+
+
+@dataclass
+class Layout:
+    """The steps of one plan, before and after they reach the core; `resforward inspect` and tests read it."""
+
+    steps: list[Step]
+    arena_floats: int
+    shapes: dict[str, tuple[int, int, int, int]]  # of the wanted end points
+
+
+def lay_out(network: Network, batch: int, height: int, width: int, wanted: Iterable[str]) -> Layout:
+    """Decide the steps and the buffers for one input shape and one set of end points.
+
+    >>> layout = lay_out(NETWORKS["resnet_v2_50"], 1, 224, 224, ["block1"])
+    >>> [step.name for step in layout.steps][-1], layout.shapes["block1"]
+    ('block1', (1, 28, 28, 256))
+
+    Args:
+        network: the table.
+        batch, height, width: of the images, which have network.input_channels channels.
+        wanted: canonical end point names.
+
+    Raises:
+        NetworkError: a network with parts that the core has no steps for.
+    """
+    names = list(dict.fromkeys(wanted))
+    steps, found = _trace(network, batch, height, width)
+    stores = []
+    for index, name in enumerate(names):
+        value = found["logits" if name == "predictions" else name]
+        stores.append(Step("store", name, [value], output=index, softmax=name == "predictions"))
+    steps = _needed(steps, stores)
+    arena = _place(steps)
+    shapes = {step.name: (v.n, v.h, v.w, v.c) for step in stores for v in step.inputs}
+    return Layout(steps, arena, shapes)
+
+
+def _trace(network: Network, n: int, h: int, w: int) -> tuple[list[Step], dict[str, Value]]:
+    """All steps of the whole network with all their outputs, and the value of every end point."""
+    _refuse_unknown(network)
+    steps: list[Step] = []
+    points: dict[str, Value] = {}
+
+    def add(step: Step) -> Step:
+        steps.append(step)
+        return step
+
+    def convolve(row: Conv, x: Value, shortcut: Value | None = None, shortcut_stride: int = 1) -> Step:
+        shape = (x.n, row.output(x.h), row.output(x.w), row.depth)
+        return add(
+            Step(
+                "conv",
+                row.name,
+                [x],
+                linear=Value(*shape) if shortcut else None,
+                out=Value(*shape),
+                relu=row.relu,
+                conv=row,
+                shortcut=shortcut,
+                shortcut_stride=shortcut_stride,
+            )
+        )
+
+    if network.stem is None:
+        last = add(Step("load", "images", out=Value(n, h, w, network.input_channels)))
+    else:
+        first = network.stem_convs[0]
+        margin = first.kernel // 2
+        # 16 floats more than the padded images: rows of the arena stay on 64-byte boundaries.
+        floats = n * (h + 2 * margin) * (w + 2 * margin) * network.input_channels
+        rows = Value(n, h, w, network.input_channels, floats=-(-floats // 16) * 16 + 16)
+        add(Step("load_rows", "images", out=rows, conv=first))
+        last = convolve(first, rows)
+        last.kind = "conv_rows"
+        points[first.name] = _out(last)
+        for row in network.stem_convs[1:]:
+            last = convolve(row, _out(last))
+            points[row.name] = _out(last)
+        if pool := network.stem.pool:
+            x = _out(last)
+            (out_h, pad_y), (out_w, pad_x) = pool.geometry(x.h), pool.geometry(x.w)
+            last = add(Step("max_pool", "pool1", [x], out=Value(n, out_h, out_w, x.c), pads=(pad_y, pad_x)))
+            points["pool1"] = _out(last)
+
+    for unit in network.units:
+        last = _unit(unit, last, convolve, points)
+        points[unit.block] = _out(last)
+    features = _out(last)
+    if network.family.final_norm:
+        points["postnorm"] = features = _normed(last, "postnorm")
+    if network.global_pool:
+        pooled = Value(n, 1, 1, features.c)
+        add(Step("mean", "global_pool", [features], out=pooled))
+        points["global_pool"] = features = pooled
+    if network.logits:
+        points["logits"] = _out(convolve(network.logits, features))
+    return steps, points
+
+
+def _unit(unit: Unit, before: Step, convolve: Callable[..., Step], points: dict[str, Value]) -> Step:
+    """One residual unit; its sum is the epilogue of its last convolution."""
+    raw = _out(before)
+    x = raw
+    if unit.pre != "none":
+        points[f"{unit.name}/preact"] = x = _normed(before, f"{unit.name}/preact")
+    shortcut, shortcut_stride = raw, unit.stride
+    if unit.projection:
+        step = convolve(unit.projection, x if unit.pre == "both" else raw)
+        points[unit.projection.name] = shortcut = _out(step)
+        shortcut_stride = 1
+    for row in unit.convs[:-1]:
+        x = _out(convolve(row, x))
+        points[row.name] = x
+    last = convolve(unit.convs[-1], x, shortcut, shortcut_stride)
+    last.relu = unit.post == "relu"
+    assert last.linear is not None
+    points[unit.convs[-1].name] = last.linear
+    points[unit.name] = _out(last)
+    return last
+
+
+def _out(step: Step) -> Value:
+    assert step.out is not None
+    return step.out
+
+
+def _normed(step: Step, scope: str) -> Value:
+    """The batch norm and ReLU of a step's result, as that step's second output."""
+    x = _out(step)
+    step.norm = scope
+    step.preact = Value(x.n, x.h, x.w, x.c)
+    return step.preact
+
+
+def _refuse_unknown(network: Network) -> None:
+    family = network.family
+    unknown = [f"norm {family.norm}"] if family.norm != "bn" else []
+    unknown += ["weight standardisation"] if family.weight_epsilon is not None else []
+    unknown += ["batch norm on the image"] if family.input_norm else []
+    for unit in network.units:
+        if unit.post == "norm_relu" or unit.shortcut in ("avg_projection", "zero_pad"):
+            unknown.append(f"{unit.name}: shortcut {unit.shortcut}, {unit.post} after the sum")
+    if unknown:
+        raise NetworkError(f"{network.name} has parts that the engine has no steps for", found=unknown)
+
+
+def _needed(steps: list[Step], stores: list[Step]) -> list[Step]:
+    """Only the steps that lead to a store, only the outputs that somebody reads, each store after what it stores."""
+    wanted = {id(value) for store in stores for value in store.reads}
+    kept = []
+    for step in reversed(steps):
+        step.linear = step.linear if id(step.linear) in wanted else None
+        step.out = step.out if id(step.out) in wanted else None
+        step.preact = step.preact if id(step.preact) in wanted else None
+        if step.writes:
+            kept.append(step)
+            wanted |= {id(value) for value in step.reads}
+    ordered = []
+    for step in reversed(kept):
+        ordered.append(step)
+        written = {id(value) for value in step.writes}
+        ordered += [store for store in stores if id(store.inputs[0]) in written]
+    return ordered
+
+
+def _place(steps: list[Step]) -> int:
+    """Give every value an offset in the arena, the lowest that is free for its whole life; return the arena's size."""
+    for index, step in enumerate(steps):
+        for value in step.writes:
+            value.first = value.last = index
+        for value in step.reads:
+            value.last = index
+    arena, live = 0, []
+    for index, step in enumerate(steps):
+        live = [value for value in live if value.last >= index]
+        for value in step.writes:
+            offset, size = 0, value.size
+            for other in sorted(live, key=lambda v: v.offset):
+                if other.offset - offset >= size:
+                    break
+                offset = max(offset, other.offset + other.size)
+            value.offset = offset
+            live.append(value)
+            arena = max(arena, offset + size)
+    return arena
+
+
+def make_plan(
+    network: Network,
+    layout: Layout,
+    convs: Mapping[str, _core.PackedConv],
+    norm: Norm,
+    isa: str,
+    threads: int,
+) -> _core.Plan:
+    """Hand a layout's steps to the core.
+
+    Args:
+        network: the table that the layout was made from.
+        layout: of `lay_out`.
+        convs: packed convolutions by name.
+        norm: a batch norm's scale and shift by its scope.
+        isa, threads: what runs it.
+    """
+    plan = _core.Plan(isa, threads, layout.arena_floats)
+    for step in layout.steps:
+        if step.kind == "store":
+            plan.store(step.inputs[0].tensor(), step.output, step.softmax)
+            continue
+        if step.kind == "load_rows":
+            rows = _out(step)
+            assert step.conv is not None
+            plan.load_rows(rows.n, rows.h, rows.w, rows.c, step.conv.kernel // 2, rows.offset)
+            continue
+        if step.kind == "mean":
+            plan.mean(step.inputs[0].tensor(), _out(step).tensor())
+            continue
+        outputs = _outputs(step, norm)
+        if step.kind == "load":
+            written = step.writes[0]
+            plan.load(written.n, written.h, written.w, written.c, outputs)
+        elif step.kind == "max_pool":
+            assert network.stem is not None
+            assert network.stem.pool is not None
+            pool = network.stem.pool
+            plan.max_pool(step.inputs[0].tensor(), pool.kernel, pool.stride, *step.pads, pool.fill == "zero", outputs)
+        elif step.kind == "conv_rows":
+            row, rows = step.conv, step.inputs[0]
+            assert row is not None
+            plan.conv_rows(convs[row.name], rows.offset, rows.n, rows.h, rows.w, row.stride, row.kernel // 2, outputs)
+        else:
+            row = step.conv
+            assert row is not None
+            shortcut = step.shortcut.tensor() if step.shortcut else None
+            plan.conv(
+                convs[row.name],
+                step.inputs[0].tensor(),
+                outputs,
+                row.stride,
+                row.rate,
+                shortcut,
+                step.shortcut_stride,
+            )
+    return plan
+
+
+def _outputs(step: Step, norm: Norm) -> _core.Outputs:
+    linear, out, preact = (value.tensor() if value else None for value in (step.linear, step.out, step.preact))
+    if preact is None:
+        return _core.Outputs(linear=linear, out=out, relu=step.relu)
+    scale, shift = norm(step.norm)
+    return _core.Outputs(linear=linear, out=out, preact=preact, scale=scale, shift=shift, relu=step.relu)
