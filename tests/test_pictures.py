@@ -512,7 +512,7 @@ def test_a_tiff_that_declares_more_rows_than_it_has_is_an_error():
 
 
 def tiff(width, height, blocks, tags):
-    """A little-endian RGB TIFF of raw blocks: strips (tags 273, 279) or tiles (324, 325)."""
+    """A little-endian TIFF of raw blocks, strips or tiles (tags 324, 325); RGB unless `tags` say otherwise."""
     offsets, counts = (324, 325) if 322 in tags else (273, 279)
     tags = {256: [width], 257: [height], 258: [8, 8, 8], 259: [1], 262: [2], 277: [3]} | tags
     tags |= {offsets: [0] * len(blocks), counts: [len(block) for block in blocks]}
@@ -527,6 +527,13 @@ def tiff(width, height, blocks, tags):
         values += packed  # unused for a single number, which keeps the offsets plain
     header = b"II*\0" + (8).to_bytes(4, "little") + len(tags).to_bytes(2, "little")
     return header + entries + bytes(4) + values + b"".join(blocks)
+
+
+def test_twelve_bit_tiff_is_scaled_too():
+    samples = np.arange(0, 4096, 64).reshape(8, 8)
+    packed = b"".join((int(a) << 12 | int(b)).to_bytes(3) for a, b in samples.reshape(-1, 2))
+    data = tiff(8, 8, [packed], {258: [12], 262: [1], 277: [1], 278: [8]})
+    np.testing.assert_array_equal(read_picture(data, "L")[:, :, 0], samples >> 4)
 
 
 def test_tiff_in_strips_tiles_and_planes():

@@ -5,7 +5,7 @@ Fixed rules, so that one file means one picture everywhere:
 * the kind of file is read from its first bytes, never from its name: JPEG, PNG, WebP, BMP, GIF, TIFF;
 * EXIF rotation is applied; of an animation or a multi-page file the first picture is taken;
 * alpha is composited on white; palettes, 1-bit, CMYK and YCCK become RGB; ICC profiles are not applied;
-* 16-bit samples become ``v >> 8``; 32-bit and float samples have no fixed range and are refused;
+* 16-bit samples become ``v >> 8``, 12-bit ones ``v >> 4``; 32-bit samples have no fixed range and are refused;
 * a file that ends early is an error, never a picture with a grey lower half.
 """
 
@@ -79,6 +79,7 @@ _ORIENTATIONS = {
     8: (True, True, False),
 }
 _EXIF_ORIENTATION = 0x0112
+_TIFF_BITS = 258
 _TIFF_PHOTOMETRIC = 262
 _TIFF_PLANAR = 284
 
@@ -261,11 +262,13 @@ def _flat(image: PILImage, name: str) -> PILImage:
 
 def _eight_bits(image: PILImage) -> Picture:
     samples = np.asarray(image)
-    grey = (samples >> 8).astype(np.uint8)
+    tags = getattr(image, "tag_v2", {})
+    bits: int = tags.get(_TIFF_BITS, (16,))[0]  # a TIFF may also have 12, which Pillow leaves at 0 .. 4095
+    grey: Picture = (samples >> (bits - 8)).astype(np.uint8)
     transparent = image.info.get("transparency")  # a PNG may name one grey that stands for no paint
     if isinstance(transparent, int):
         grey[samples == transparent] = 255
-    if getattr(image, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == 0:  # WhiteIsZero, which Pillow ignores at 16 bits
+    if tags.get(_TIFF_PHOTOMETRIC) == 0:  # WhiteIsZero, which Pillow ignores at 16 bits
         np.subtract(255, grey, out=grey)
     return grey
 
