@@ -62,10 +62,11 @@ void Plan::store(const Tensor& in, int output, bool softmax) {
   steps_.push_back(std::make_unique<StoreStep>(kernels_, in, output, softmax));
 }
 
+// Both sides only try the lock: a thread that fork() left behind may hold it for ever, and an arena is soon made.
 Buffer Plan::take_arena() const {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (!idle_arenas_.empty()) {
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (lock && !idle_arenas_.empty()) {
       Buffer arena = std::move(idle_arenas_.back());
       idle_arenas_.pop_back();
       return arena;
@@ -90,8 +91,8 @@ bool Plan::run(const float* images, float* const* outputs) const {
       if (!run.finite.load(std::memory_order_relaxed)) return;  // the same for all: only the first step clears it
     }
   });
-  const std::lock_guard<std::mutex> lock(mutex_);
-  idle_arenas_.push_back(std::move(arena));
+  const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  if (lock) idle_arenas_.push_back(std::move(arena));
   return run.finite;
 }
 

@@ -26,7 +26,6 @@ from .plan import Layout, lay_out, make_plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .labels import Prediction
     from .preprocess import Preprocess
 
 Array = npt.NDArray[np.float32]
@@ -142,9 +141,9 @@ class Model:
         The pass stops after the last one wanted, and wanting one changes no bit of another.
 
         >>> model = build(NETWORKS["fashion"])
-        >>> tensors = model.forward(np.zeros((1, 28, 28, 1), np.float32), ["block1", "fashion/block2/unit_1/bottleneck_v2"])
-        >>> [t.shape for t in tensors.values()]
-        [(1, 14, 14, 64), (1, 14, 14, 128)]
+        >>> tensors = model.forward(np.zeros((1, 28, 28, 1), np.float32), ["conv1", "fashion/block1"])
+        >>> {name: tensor.shape for name, tensor in tensors.items()}
+        {'conv1': (1, 28, 28, 32), 'fashion/block1': (1, 14, 14, 64)}
 
         Args:
             images: as for `__call__`.
@@ -262,13 +261,13 @@ class Model:
         channels = self.network.input_channels
         expected = f"(N, H, W, {channels}) float32"
         if array.dtype.kind != "f":
-            help = "floats are taken as preprocessed: see `model.preprocess`"
+            advice: str | None = "floats are taken as preprocessed: see `model.preprocess`"
             if array.dtype == np.uint8:
-                help = "uint8 is a picture: `model.predict(picture)`, or `model.preprocess.batch([...])` first"
-            raise InputError(f"images are {array.dtype}, expected {expected}", help=help)
+                advice = "uint8 is a picture: `model.predict(picture)`, or `model.preprocess.batch([...])` first"
+            raise InputError(f"images are {array.dtype}, expected {expected}", help=advice)
         if array.ndim != 4:
-            help = "one image is a batch of one: images[None]" if array.ndim == 3 else None
-            raise InputError(f"images have shape {array.shape}, expected {expected}", help=help)
+            advice = "one image is a batch of one: images[None]" if array.ndim == 3 else None
+            raise InputError(f"images have shape {array.shape}, expected {expected}", help=advice)
         first, last = array.shape[1] == channels, array.shape[3] == channels
         if channels > 1 and first and last:
             raise InputError(
@@ -276,8 +275,8 @@ class Model:
                 help=f"images of {channels} pixels' height cannot be told apart: pad them by a row",
             )
         if not last:
-            help = "this looks like NCHW: images.transpose(0, 2, 3, 1)" if first else None
-            raise InputError(f"images have shape {array.shape}, expected {expected}", help=help)
+            advice = "this looks like NCHW: images.transpose(0, 2, 3, 1)" if first else None
+            raise InputError(f"images have shape {array.shape}, expected {expected}", help=advice)
         if 0 in array.shape[1:]:
             raise InputError(f"images have shape {array.shape}: no pixels")
         return np.ascontiguousarray(array, np.float32)
@@ -308,7 +307,7 @@ class Model:
             return plan, layout
 
     def _pack(self, convs: Sequence[Conv], interleaved: set[str]) -> None:
-        """Fold and pack the convolutions that are not packed yet, on all threads: most of the time of a first answer."""
+        """Fold and pack what is not packed yet, on all threads: most of the time of a first answer."""
         from concurrent.futures import ThreadPoolExecutor
 
         def pack(conv: Conv) -> tuple[str, _core.PackedConv]:
@@ -419,6 +418,7 @@ def load(
     from .checkpoints import read_checkpoint
 
     wanted = NETWORKS[_network_name(network)] if isinstance(network, str) else network
+    held: Network | None
     if str(path) in BUILT_IN and not Path(path).exists():
         wanted = wanted or NETWORKS[str(path)]
         path = Path(__file__).parent / "builtin" / f"{path}.safetensors"

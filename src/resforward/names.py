@@ -106,8 +106,7 @@ def conclude(tensors: Tensors, source: str) -> Conclusion:
             *_, depth = shape(f"{prefix}/conv3/weights") or (0,)
             units.append((depth, depth_bottleneck, 2 if unit == count and block != last else 1))
         blocks.append(Block(block, bottleneck, units))
-    standard = {units: depth for depth, units in UNITS.items()}
-    layers = standard.get(tuple(counts.values()))
+    layers = next((depth for depth, units in UNITS.items() if list(units) == list(counts.values())), None)
     known = f", as in resnet_{version}_{layers}" if layers else ""
     evidence.append(f"units {', '.join(map(str, counts.values()))}{known}: counted in the variables' names")
     evidence.append("strides: slim's, the last unit of every Block but the last has 2 (no checkpoint stores them)")

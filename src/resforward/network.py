@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .errors import NetworkError
-from .families import SLIM_V1, SLIM_V2, Family, Pool, Post, Pre, Shortcut, Stem
+from .families import SLIM_V1, SLIM_V2, Family, Post, Pre, Shortcut, Stem
 
 
 @dataclass(frozen=True)

@@ -255,7 +255,8 @@ def _place(steps: list[Step]) -> int:
             value.first = value.last = index
         for value in step.reads:
             value.last = index
-    arena, live = 0, []
+    arena = 0
+    live: list[Value] = []
     for index, step in enumerate(steps):
         live = [value for value in live if value.last >= index]
         for value in step.writes:
