@@ -113,6 +113,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _unknown(file: File) -> CheckpointError:
+    if not len(file.data):
+        return CheckpointError(f"`{file.name}` is empty", help="copy or download it again")
     kind = foreign.describe(bytes(file.data[:512]))
     if kind:
         return CheckpointError(f"`{file.name}` is {kind.what}", help=kind.help)

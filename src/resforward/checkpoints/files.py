@@ -16,6 +16,7 @@ _FREE_BYTES = 96 << 20  # what any file may cost, however small
 _FREE_STEPS = 400_000  # about half a second of Python; a ResNet-152 with its training slots takes 30,000
 _FOLDER_ENTRIES = 10_000
 _HEAD, _TAIL = 512, 8
+_NOTHING = memoryview(b"")
 
 _COPY_AGAIN = "copy or download the file again, and compare its size with its publisher's"
 
@@ -141,19 +142,16 @@ class DiskFolder:
         """Map a file, or raise CheckpointError."""
         path = self._path / name
         try:
-            if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe or a device could wait for ever
-                raise CheckpointError(f"`{path}` is not a regular file", help="pass a checkpoint file or its folder")
-            with open(path, "rb") as stream:
-                size = os.fstat(stream.fileno()).st_size
-                if size == 0:
-                    raise CheckpointError(f"`{path}` is empty", help="copy or download it again")
-                data = memoryview(mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ))
+            regular = stat.S_ISREG(os.stat(path).st_mode)  # opening a pipe or a device could wait for ever
+            data = _map(path) if regular else _NOTHING
         except FileNotFoundError as error:
             raise self._missing(path) from error
-        except (OSError, ValueError, OverflowError) as error:  # ValueError: cut short since fstat
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path, or a file cut short this moment
             raise CheckpointError(f"cannot read `{path}`: {getattr(error, 'strerror', None) or error}") from error
+        if not regular:
+            raise CheckpointError(f"`{path}` is not a regular file", help="pass a checkpoint file or its folder")
         if name not in self._allowed:
-            self._budget.allow(size)
+            self._budget.allow(len(data))
             self._allowed.add(name)
         return File(str(path), data, self._budget)
 
@@ -201,6 +199,13 @@ class MemoryFolder:
             found = [f"the archive holds {_some(self.names())}"]
             raise CheckpointError(f"no `{name}` in `{self._name}`", found=found)
         return File(f"{self._name}: {member}", self._members[member], self._budget)
+
+
+def _map(path: Path) -> memoryview:
+    with open(path, "rb") as stream:
+        if not os.fstat(stream.fileno()).st_size:  # which cannot be mapped, and is right for a file of empty tensors
+            return _NOTHING
+        return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _some(names: list[str]) -> str:

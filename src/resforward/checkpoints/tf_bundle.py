@@ -32,7 +32,7 @@ from resforward.checkpoints.tf_tensor import (
     shape_of,
     slice_of,
 )
-from resforward.errors import CheckpointError, nearest
+from resforward.errors import CheckpointError
 
 NAME = "TensorFlow V2 bundle"
 DATA_FILE = re.compile(r"(?P<prefix>.+)\.data-\d{5}-of-\d{5}", re.DOTALL)
@@ -131,14 +131,13 @@ class _Bundle:
         needed = sorted({entry.shard for entry in entries})
         missing = [f"`{self._name(shard)}` is missing" for shard in needed if not self._folder.has(self._name(shard))]
         if missing:
-            names = self._folder.names()
-            others = [found["prefix"] for found in map(DATA_FILE.fullmatch, names) if found]
-            close = nearest(self._prefix, sorted(set(others) - {self._prefix}))
+            prefixes = {found["prefix"] for found in map(DATA_FILE.fullmatch, self._folder.names()) if found}
+            others = ", ".join(f"`{prefix}`" for prefix in sorted(prefixes - {self._prefix})[:3])
             raise CheckpointError(
                 f"`{self._index.name}` needs {len(needed)} data files, and {len(missing)} are not beside it",
                 found=missing,
                 help="the index and its data files share one folder and one prefix"
-                + (f"; {close}" if close else ": copy or download them too"),
+                + (f"; there are data files of {others}" if others else ": copy or download them too"),
             )
         self._files = {shard: self._folder.open(self._name(shard)) for shard in needed}
         end, last_shard = 0, -1

@@ -1,0 +1,421 @@
+"""Mutate checkpoints and read them: nothing may come out but a CheckpointError or arrays, quickly and in little memory.
+
+    python tests/fuzz_checkpoints.py --count 10000 --seed 0 [--format v1|v2]
+
+Three depths: bytes of a file (checksums then fail), bytes of a table's block with its checksum made right again, and
+fields of the messages inside with the whole table written anew. A mutation of the first kind must never change a
+value: it is refused, or what comes back is what was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import resource
+import signal
+import struct
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tf_writer as w
+
+from resforward.checkpoints import read_checkpoint
+from resforward.errors import CheckpointError
+
+GOLDEN = Path(__file__).parent / "golden" / "checkpoints"
+SECONDS = 2.0
+FREE_BYTES = 200 << 20
+INTERESTING = [0, 1, 2, 7, 8, 127, 128, 255, 256, 1 << 16, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32]
+INTERESTING += [1 << 40, (1 << 62) + 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, -2, -(1 << 31)]
+
+# Which fields hold messages: V1 values, V2 entries and header.
+V1_SCHEMA = {1: {1: {2: {2: {}}, 4: {1: {}}}, 2: {}}, 2: {2: {1: {}}, 3: {}}}
+ENTRY_SCHEMA = {2: {2: {}}, 7: {1: {}}}
+HEADER_SCHEMA = {3: {}}
+
+Files = dict[str, bytes]
+Tree = list[list]  # of [field number, wire type, int | bytes | Tree]
+
+
+@dataclass
+class Seed:
+    """A valid checkpoint, what to pass to the reader, and the table to take apart."""
+
+    label: str
+    files: Files
+    entry: str
+    values: dict[str, np.ndarray]
+
+    @property
+    def is_v1(self) -> bool:
+        return self.label.startswith("v1")
+
+    def tables(self) -> list[str]:
+        return [name for name, body in self.files.items() if body[-8:] == w.MAGIC]
+
+
+def seeds() -> list[Seed]:
+    """The golden checkpoints, and a few of our own: many blocks, Snappy, slices, several files."""
+    found: dict[str, Files] = {}
+    for folder in sorted(path for path in GOLDEN.iterdir() if path.is_dir()):
+        found[folder.name] = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "checkpoint"}
+    rng = np.random.default_rng(0)
+    tensors = {f"block{i}/weights": rng.normal(size=(i, 3)).astype("f4") for i in range(1, 30)}
+    tensors |= {"step": np.int64(-5), "flags": np.array([True, False]), "half": np.ones(3, np.float16)}
+    sliced = {"block9/weights": [((0, 4), (0, 3)), ((4, 5), (0, 1)), ((4, 5), (1, 2))]}
+    found["v1_blocks"] = {"m": w.v1(tensors, sliced, block_size=200)}
+    found["v1_snappy"] = {"m": w.v1(tensors, block_size=300, compression=1)}
+    for label, options in {
+        "v2_blocks": {"block_size": 200, "shards": 3, "padding": 3},
+        "v2_snappy": {"block_size": 300, "compression": 1, "big_endian": True},
+    }.items():
+        bundle = w.bundle(tensors, sliced, **options)
+        found[label] = {f"m{suffix}": body for suffix, body in bundle.items()}
+    result = []
+    for label, files in found.items():
+        entry = next(name for name in sorted(files) if files[name][-8:] == w.MAGIC)
+        with _written(files) as folder:
+            values = {name: array.copy() for name, array in read_checkpoint(folder / entry).items()}
+        result.append(Seed(label, files, entry, values))
+    return result
+
+
+# --- mutations -------------------------------------------------------------------------------------------------------
+
+
+def mutate_bytes(body: bytes, rng: random.Random) -> bytes:
+    """Change one place of some bytes."""
+    out = bytearray(body)
+    at = rng.randrange(len(out) + 1)
+    kind = rng.randrange(7)
+    if kind == 0 or not out:
+        out[at:at] = rng.randbytes(rng.randint(1, 8))
+    elif kind == 1:
+        del out[at : at + rng.choice([1, 2, 4, 8, 64])]
+    elif kind == 2:
+        out[at : at + 10] = w.varint(rng.choice(INTERESTING))
+    elif kind == 3:
+        number = struct.pack("<I", rng.choice(INTERESTING) & 0xFFFFFFFF)
+        out[at : at + 4] = number
+    elif kind == 4:
+        source = rng.randrange(len(out))
+        out[at:at] = out[source : source + rng.choice([1, 5, 40])]
+    else:
+        for _ in range(rng.choice([1, 1, 1, 2, 8])):
+            out[rng.randrange(len(out))] ^= 1 << rng.randrange(8)
+    return bytes(out)
+
+
+def mutate_file(seed: Seed, rng: random.Random) -> Files:
+    """Damage a file as transport and disks do."""
+    files = dict(seed.files)
+    name = rng.choice(sorted(files))
+    body = files[name]
+    kind = rng.randrange(8)
+    if kind == 0:
+        files[name] = body[: rng.randrange(len(body))]
+    elif kind == 1:
+        files[name] = body + rng.randbytes(rng.randint(1, 600))
+    elif kind == 2 and len(files) > 1:
+        del files[name]
+    elif kind == 3:
+        at = rng.randrange(len(body))
+        files[name] = body[:at] + bytes(min(512, len(body) - at)) + body[at + 512 :]
+    elif kind == 4:
+        files[name] = body[:-48] + mutate_bytes(body[-48:-8], rng)[:40].ljust(40, b"\0") + body[-8:]
+    else:
+        files[name] = mutate_bytes(body, rng)
+    return files
+
+
+def mutate_block(seed: Seed, rng: random.Random) -> Files:
+    """Change a block's bytes, or its compression, and make its checksum right."""
+    files = dict(seed.files)
+    name = rng.choice(seed.tables())
+    blocks = [[key, body] for key, body in take_apart(files[name])]
+    compression = 0
+    kind = rng.randrange(8)
+    if kind == 0:
+        compression = 1  # as Snappy's literals
+    elif kind == 1:
+        blocks.append(list(rng.choice(blocks)))
+    elif kind == 2:
+        rng.shuffle(blocks)
+    else:
+        chosen = rng.choice(blocks)
+        chosen[1] = mutate_bytes(chosen[1], rng)
+    if kind == 3:  # blocks named raw bytes as Snappy data: the decoder reads them
+        out = bytearray(w.table_of_blocks(map(tuple, blocks)))
+        files[name] = _relabel_first_block(out, blocks[0][1])
+        return files
+    body = w.table_of_blocks(map(tuple, blocks), compression)
+    if kind == 4:  # the index itself
+        footer = body[-48:]
+        at, size = _handle(footer, _handle(footer, 0)[2])[:2]
+        index = mutate_bytes(body[at : at + size], rng)
+        meta = _handle(footer, 0)[:2]
+        body = body[:at] + w.block(index) + w.footer(meta, (at, len(index)))
+    files[name] = body
+    return files
+
+
+def mutate_fields(seed: Seed, rng: random.Random) -> Files:
+    """Change fields of the messages, or keys, and write the table anew."""
+    files = dict(seed.files)
+    name = rng.choice(seed.tables())
+    records = [list(record) for _, block in take_apart(files[name]) for record in entries(block)]
+    for _ in range(rng.choice([1, 1, 1, 2, 5])):
+        chosen = rng.choice(records)
+        kind = rng.randrange(10)
+        if kind == 0:
+            chosen[0] = mutate_bytes(chosen[0], rng)
+        elif kind == 1:
+            records.insert(rng.randrange(len(records) + 1), list(chosen))
+        elif kind == 2 and len(records) > 1:
+            records.remove(chosen)
+        elif kind == 3:
+            chosen[1] = rng.choice(records)[1]
+        elif kind == 4:
+            chosen[1] = mutate_bytes(chosen[1], rng)
+        else:
+            schema = V1_SCHEMA if seed.is_v1 else HEADER_SCHEMA if chosen[0] == b"" else ENTRY_SCHEMA
+            try:
+                tree = parse(chosen[1], schema)
+            except (ValueError, IndexError):  # an earlier mutation broke this one
+                continue
+            mutate_tree(tree, rng)
+            chosen[1] = encode(tree)
+    files[name] = w.table(
+        [(key, value) for key, value in records],
+        block_size=rng.choice([100, 1000, 262144]),
+        compression=rng.choice([0, 0, 1]),
+        sort=rng.random() < 0.9,
+    )
+    return files
+
+
+def mutate_tree(tree: Tree, rng: random.Random) -> None:
+    """Change one field somewhere in a message."""
+    places = [(parent, i) for parent in _walk(tree) for i in range(len(parent))]
+    if not places:
+        tree.append([rng.randint(1, 16), 0, rng.choice(INTERESTING)])
+        return
+    parent, i = rng.choice(places)
+    field = parent[i]
+    kind = rng.randrange(8)
+    if kind == 0:
+        del parent[i]
+    elif kind == 1:
+        parent[i:i] = [field] * rng.choice([1, 2, 9, 300])
+    elif kind == 2:
+        field[0] = rng.choice([*range(20), 1 << 29])
+    elif kind == 3:
+        field[1] = rng.randrange(8)
+        field[2] = rng.choice([b"", rng.randbytes(8), rng.choice(INTERESTING)])
+    elif isinstance(field[2], bytes):
+        field[2] = mutate_bytes(field[2], rng)
+    elif isinstance(field[2], int):
+        field[2] = rng.choice([*INTERESTING, field[2] + 1, field[2] - 1, field[2] * 2])
+    else:
+        rng.shuffle(field[2])
+
+
+# --- taking tables and messages apart --------------------------------------------------------------------------------
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+def _handle(data: bytes, at: int) -> tuple[int, int, int]:
+    offset, at = _varint(data, at)
+    size, at = _varint(data, at)
+    return offset, size, at
+
+
+def _unpacked(body: bytes, offset: int, size: int) -> bytes:
+    stored = body[offset : offset + size]
+    if not body[offset + size]:
+        return stored
+    _, at = _varint(stored, 0)
+    out = b""
+    while at < len(stored):  # our writer's Snappy: literals with two bytes of length
+        length = int.from_bytes(stored[at + 1 : at + 3], "little") + 1
+        out += stored[at + 3 : at + 3 + length]
+        at += 3 + length
+    return out
+
+
+def take_apart(body: bytes) -> list[tuple[bytes, bytes]]:
+    """The data blocks of a valid table, as (last key, contents)."""
+    footer = body[-48:]
+    index = _unpacked(body, *_handle(footer, _handle(footer, 0)[2])[:2])
+    return [(key, _unpacked(body, *_handle(value, 0)[:2])) for key, value in entries(index)]
+
+
+def entries(block: bytes) -> list[tuple[bytes, bytes]]:
+    """The records of a valid block."""
+    end = len(block) - 4 * (int.from_bytes(block[-4:], "little") + 1)
+    at, key, found = 0, b"", []
+    while at < end:
+        shared, at = _varint(block, at)
+        unshared, at = _varint(block, at)
+        size, at = _varint(block, at)
+        key = key[:shared] + block[at : at + unshared]
+        found.append((key, block[at + unshared : at + unshared + size]))
+        at += unshared + size
+    return found
+
+
+def _relabel_first_block(out: bytearray, first: bytes) -> bytes:
+    out[len(first)] = 1
+    out[len(first) + 1 : len(first) + 5] = struct.pack("<I", w.masked(first + b"\1"))
+    return bytes(out)
+
+
+def parse(data: bytes, schema: dict) -> Tree:
+    """A message as a tree, by its schema."""
+    at, tree = 0, []
+    while at < len(data):
+        tag, at = _varint(data, at)
+        number, wire = tag >> 3, tag & 7
+        if wire == 0:
+            value, at = _varint(data, at)
+            tree.append([number, wire, value])
+            continue
+        if wire not in (1, 2, 5):
+            raise ValueError(wire)
+        length, at = _varint(data, at) if wire == 2 else ({1: 8, 5: 4}[wire], at)
+        piece = data[at : at + length]
+        at += length
+        nested = wire == 2 and number in schema
+        tree.append([number, wire, parse(piece, schema[number]) if nested else piece])
+    return tree
+
+
+def encode(tree: Tree) -> bytes:
+    out = b""
+    for number, wire, value in tree:
+        out += w.varint(number << 3 | wire)
+        if isinstance(value, int):
+            out += w.varint(value)
+        else:
+            body = encode(value) if isinstance(value, list) else value
+            out += (w.varint(len(body)) if wire == 2 else b"") + body
+    return out
+
+
+def _walk(tree: Tree) -> Iterator[Tree]:
+    yield tree
+    for _, _, value in tree:
+        if isinstance(value, list):
+            yield from _walk(value)
+
+
+# --- running ---------------------------------------------------------------------------------------------------------
+
+MUTATIONS: list[Callable[[Seed, random.Random], Files]] = [mutate_file, mutate_block, mutate_fields, mutate_fields]
+
+
+@contextlib.contextmanager
+def _written(files: Files) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, body in files.items():
+            Path(folder, name).write_bytes(body)
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def limits(largest_file: int) -> Iterator[None]:
+    """Let the process grow by no more than a checkpoint may cost, so that a larger allocation is a MemoryError."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + FREE_BYTES + largest_file * 11 // 10, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def _hangs(*_: object) -> None:
+    raise TimeoutError("the reader hangs")
+
+
+def run_one(seed: Seed, files: Files, exact: bool) -> str:
+    """Read one mutated checkpoint; return what came of it, or raise AssertionError."""
+    with _written(files) as folder:
+        path = folder / seed.entry
+        started = time.perf_counter()
+        signal.signal(signal.SIGALRM, _hangs)
+        signal.setitimer(signal.ITIMER_REAL, 5 * SECONDS)
+        try:
+            checkpoint = read_checkpoint(path)
+            arrays = dict(checkpoint)
+            outcome = "read"
+        except CheckpointError:
+            outcome = "refused"
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        taken = time.perf_counter() - started
+        assert taken < SECONDS, f"took {taken:.1f} s"
+        if outcome == "read":
+            assert not any(array.flags.writeable for array in arrays.values())
+            if exact:
+                assert arrays.keys() == seed.values.keys()
+                for name, array in arrays.items():
+                    np.testing.assert_array_equal(array, seed.values[name])
+                outcome = "read, unchanged"
+        return outcome
+
+
+def fuzz(count: int, seed: int, label: str = "v") -> Counter[str]:
+    """Run `count` mutations; raise AssertionError, with the number of the case, for the first that goes wrong."""
+    chosen = [each for each in seeds() if each.label.startswith(label)]
+    outcomes: Counter[str] = Counter()
+    with limits(max(len(body) for each in chosen for body in each.files.values())):
+        for case in range(count):
+            rng = random.Random(f"{seed}/{case}")
+            victim = rng.choice(chosen)
+            mutation = rng.choice(MUTATIONS)
+            files = mutation(victim, rng)
+            try:
+                outcome = run_one(victim, files, exact=mutation is mutate_file)
+            except BaseException as error:
+                error.add_note(f"case {case} of seed {seed}, label {label!r}: {victim.label}, {mutation.__name__}")
+                raise
+            outcomes[f"{mutation.__name__}: {outcome}"] += 1
+    return outcomes
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=10000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--format", choices=["v1", "v2"], help="only this format; both otherwise")
+    args = parser.parse_args()
+    fuzz(10, args.seed)  # so that what is imported and cached once is not counted below
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    outcomes = fuzz(args.count, args.seed, args.format or "v")
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    for outcome, number in sorted(outcomes.items()):
+        print(f"{number:7d}  {outcome}")
+    print(f"{args.count} cases in {time.perf_counter() - started:.0f} s; the process grew by {grown:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
