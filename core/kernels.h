@@ -37,8 +37,8 @@ struct ConvArgs {
   int64_t in_plane = 0;  // floats between planes
   int planes = 1;
   int lanes = 16;
-  int in_h = 0, in_w = 0;  // as stored
-  int in_pixel = 16;       // floats between neighbouring pixels
+  int in_h = 0, in_w = 0;       // as stored
+  int in_pixel = 16;            // floats between neighbouring pixels
   const float* zero = nullptr;  // the pixel of zeros in plane 0, for taps outside the image
   int taps_h = 1, taps_w = 1, stride = 1, rate = 1, pad = 0;
   int n = 1, out_h = 0, out_w = 0, out_planes = 0;
@@ -66,8 +66,8 @@ struct LoadArgs {
 
 struct Kernels {
   const char* isa;
-  int tile_rows;   // pixels of one tile
-  int tile_width;  // output channels of one tile
+  int tile_rows;                                            // pixels of one tile
+  int tile_width;                                           // output channels of one tile
   size_t (*conv_scratch)(const ConvArgs&, int64_t pixels);  // bytes that conv needs for a range of so many pixels
   // Output pixels [begin, end) of output tiles [tile_begin, tile_end).
   void (*conv)(const ConvArgs&, int64_t begin, int64_t end, int tile_begin, int tile_end, void* scratch);

@@ -106,10 +106,7 @@ NB_MODULE(_core, m) {
 
   nb::class_<Tensor>(m, "Tensor", "Where a batch of feature maps lies in a plan's arena, (n, h, w, c).")
       .def(
-          "__init__",
-          [](Tensor* t, int64_t offset, int n, int h, int w, int c) {
-            new (t) Tensor{offset, n, h, w, c};
-          },
+          "__init__", [](Tensor* t, int64_t offset, int n, int h, int w, int c) { new (t) Tensor{offset, n, h, w, c}; },
           "offset"_a, "n"_a, "h"_a, "w"_a, "c"_a)
       .def_prop_ro("floats", &Tensor::floats)
       .def_rw("offset", &Tensor::offset)
@@ -118,7 +115,8 @@ NB_MODULE(_core, m) {
       .def_ro("w", &Tensor::w)
       .def_ro("c", &Tensor::c);
 
-  nb::class_<PackedConv>(m, "PackedConv", "Weights (h, w, in, out) in the order in which an instruction set reads them.")
+  nb::class_<PackedConv>(m, "PackedConv",
+                         "Weights (h, w, in, out) in the order in which an instruction set reads them.")
       .def(nb::new_(&make_conv), "isa"_a, "weights"_a, "scale"_a.none(), "bias"_a, "interleaved"_a = false)
       .def_prop_ro("bytes", [](const PackedConv& c) { return c.weights.bytes() + c.bias.bytes(); });
 

@@ -10,8 +10,8 @@ namespace {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-constexpr int64_t kRowsPerItem = 8;      // image rows of a load or pool item
-constexpr int64_t kPixelsPerItem = 64;   // pixels of a store item
+constexpr int64_t kRowsPerItem = 8;         // image rows of a load or pool item
+constexpr int64_t kPixelsPerItem = 64;      // pixels of a store item
 constexpr int64_t kBlockBytes = 384 << 10;  // input of one convolution item: with its weights, inside a 1 MiB L2
 constexpr int64_t kBlockTiles = 16;
 constexpr int64_t kItemsPerThread = 4;  // enough that threads finish together, few enough that counting is free
@@ -146,9 +146,7 @@ MaxPoolStep::MaxPoolStep(const Kernels* kernels, const Tensor& in, int kernel, i
   shape_.fill = zero_fill ? 0.0f : -std::numeric_limits<float>::infinity();
 }
 
-int64_t MaxPoolStep::items() const {
-  return in_.planes() * ceil_div(int64_t(shape_.n) * shape_.out_h, kRowsPerItem);
-}
+int64_t MaxPoolStep::items() const { return in_.planes() * ceil_div(int64_t(shape_.n) * shape_.out_h, kRowsPerItem); }
 
 void MaxPoolStep::run(Run& run, int64_t item, void*) const {
   if (item == 0) epilogue_.clear_guards(run);

@@ -17,11 +17,11 @@ struct V {
   static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
   static Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
   // The order of these instructions is ours (volatile): left to itself the compiler loads weights so far ahead that
-  // accumulators no longer fit in registers. Odd rows broadcast from memory inside the multiply-add: one micro-operation
-  // less for one load more, which balances the front end against the two load ports.
+  // accumulators no longer fit in registers. Odd rows broadcast from memory inside the multiply-add: one
+  // micro-operation less for one load more, which balances the front end against the two load ports.
   static Vec load_weights(const float* p) {
     Vec v;
-    asm volatile("vmovups %1, %0" : "=v"(v) : "m"(*reinterpret_cast<const float(*)[kWidth]>(p)));
+    asm volatile("vmovups %1, %0" : "=v"(v) : "m"(*reinterpret_cast<const float (*)[kWidth]>(p)));
     return v;
   }
   static void multiply_row(Vec (&acc)[kVectors], const float* x, const Vec (&b)[kVectors], int row) {

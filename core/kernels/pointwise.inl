@@ -110,4 +110,4 @@ static double fma_loop(int64_t iterations) {
 }
 
 #define RESFORWARD_TABLE(name) \
-  {name, V::kRows, V::kVectors* V::kWidth, conv_scratch, conv, max_pool, mean, load, store, softmax, fma_loop}
+  {name, V::kRows, V::kVectors * V::kWidth, conv_scratch, conv, max_pool, mean, load, store, softmax, fma_loop}
