@@ -10,16 +10,16 @@
 
 namespace resforward {
 
-// value = acc + bias                      -> linear (where wanted)
-// value = max(value + residual, floor)    -> out    (where wanted); floor is 0 for ReLU, -inf for none
-//         max(value * scale + shift, 0)   -> preact (where wanted)
+// value = bias + sum over K                          -> linear (where wanted)
+// value = value + residual, then ReLU if asked for   -> out    (where wanted)
+//         max(value * scale + shift, 0)              -> preact (where wanted)
 // All outputs have the geometry of the step; null pointers are outputs that nobody wants.
 struct Epilogue {
-  const float* bias = nullptr;      // [planes * 16]; null: none
+  const float* bias = nullptr;      // [tiles * tile_width]; of convolutions only
   const float* residual = nullptr;  // shortcut, read at (y * residual_stride, x * residual_stride)
   int64_t residual_plane = 0;
   int residual_stride = 1, residual_h = 0, residual_w = 0;
-  float floor = 0;
+  bool relu = false;
   const float* scale = nullptr;  // [planes * 16], of preact
   const float* shift = nullptr;
   float* linear = nullptr;

@@ -22,7 +22,7 @@ EpilogueOf::EpilogueOf(const Outputs& o, int multiple)
     : linear_(o.linear),
       out_(o.out),
       preact_(o.preact),
-      floor_(o.relu ? 0.0f : -std::numeric_limits<float>::infinity()),
+      relu_(o.relu),
       scale_(pad_channels(o.scale.data(), int(o.scale.size()), multiple)),
       shift_(pad_channels(o.shift.data(), int(o.shift.size()), multiple)) {}
 
@@ -30,7 +30,7 @@ const Tensor& EpilogueOf::geometry() const { return out_ ? out_ : preact_ ? prea
 
 Epilogue EpilogueOf::at(const Run& run) const {
   Epilogue e;
-  e.floor = floor_;
+  e.relu = relu_;
   e.scale = scale_.data();
   e.shift = shift_.data();
   e.linear = run.at(linear_);

@@ -18,7 +18,7 @@ class EpilogueOf {
 
  private:
   Tensor linear_, out_, preact_;
-  float floor_;
+  bool relu_;
   Buffer scale_, shift_;
 };
 

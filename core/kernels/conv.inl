@@ -44,10 +44,13 @@ static void conv_tile(const ConvArgs& a, const float* const* rows, const float* 
   constexpr int kGroup = V::kGroup, kFixed = kRows == Rows::kInterleaved ? 0 : kLanes;
   const int taps = a.taps_h * a.taps_w, lanes = a.lanes;
   typename V::Vec acc[kMr][kNv];
-#pragma GCC unroll 16
-  for (int i = 0; i < kMr; ++i)
+  const Epilogue& e = a.epilogue;
 #pragma GCC unroll 4
-    for (int j = 0; j < kNv; ++j) acc[i][j] = V::set1(0.0f);
+  for (int j = 0; j < kNv; ++j) {
+    const typename V::Vec bias = V::load(e.bias + tile * kNr + j * V::kWidth);
+#pragma GCC unroll 16
+    for (int i = 0; i < kMr; ++i) acc[i][j] = bias;
+  }
 
   const float* w = a.weights + int64_t(tile) * a.planes * taps * lanes * kNr;
   if constexpr (kRows == Rows::kContiguous) {
@@ -59,24 +62,26 @@ static void conv_tile(const ConvArgs& a, const float* const* rows, const float* 
       const int64_t at = plane * a.in_plane;
       for (int tap = 0; tap < taps; ++tap, w += lanes * kNr) {
         const float* const* x = rows + tap * V::kRows;
-        const float* p[kMr];
+        const float* p[kGroup];
 #pragma GCC unroll 16
-        for (int i = 0; i < kMr; ++i) p[i] = x[i] + at;
+        for (int i = 0; i < kGroup; ++i) p[i] = i < kMr ? x[i] + at : nullptr;
         multiply<0, kGroup, kFixed>(acc, [&p](int i) { return p[i]; }, w, lanes);
-        if constexpr (kMr > kGroup) multiply<kGroup, kGroup, kFixed>(acc, [&p](int i) { return p[i]; }, w, lanes);
+        if constexpr (kMr > kGroup) {
+          // Not before: all pointers at once do not fit in the general registers.
+          asm volatile("" : : : "memory");
+#pragma GCC unroll 16
+          for (int i = 0; i < kGroup; ++i) p[i] = x[kGroup + i] + at;
+          multiply<kGroup, kGroup, kFixed>(acc, [&p](int i) { return p[i - kGroup]; }, w, lanes);
+        }
       }
     }
   }
 
-  const Epilogue& e = a.epilogue;
 #pragma GCC unroll 4
   for (int j = 0; j < kNv; ++j) {
     const int channel = tile * kNr + j * V::kWidth, plane = channel / kLanes, lane = channel % kLanes;
     if (plane >= a.out_planes) break;
     const int64_t out = plane * e.plane + pixel * kLanes + lane;
-    const typename V::Vec bias = e.bias ? V::load(e.bias + channel) : V::set1(0.0f);
-#pragma GCC unroll 16
-    for (int i = 0; i < kMr; ++i) acc[i][j] = V::add(acc[i][j], bias);
     if (e.linear) {
 #pragma GCC unroll 16
       for (int i = 0; i < kMr; ++i) V::store(e.linear + out + i * kLanes, acc[i][j]);
@@ -86,16 +91,17 @@ static void conv_tile(const ConvArgs& a, const float* const* rows, const float* 
 #pragma GCC unroll 16
       for (int i = 0; i < kMr; ++i) acc[i][j] = V::add(acc[i][j], V::load(residual[i] + at));
     }
-    const typename V::Vec floor = V::set1(e.floor);
+    const typename V::Vec zero = V::set1(0.0f);
+    if (e.relu) {
 #pragma GCC unroll 16
-    for (int i = 0; i < kMr; ++i) acc[i][j] = V::max(floor, acc[i][j]);
+      for (int i = 0; i < kMr; ++i) acc[i][j] = V::max(zero, acc[i][j]);
+    }
     if (e.out) {
 #pragma GCC unroll 16
       for (int i = 0; i < kMr; ++i) V::store(e.out + out + i * kLanes, acc[i][j]);
     }
     if (e.preact) {
       const typename V::Vec scale = V::load(e.scale + channel), shift = V::load(e.shift + channel);
-      const typename V::Vec zero = V::set1(0.0f);
 #pragma GCC unroll 16
       for (int i = 0; i < kMr; ++i)
         V::store(e.preact + out + i * kLanes, V::max(zero, V::fma(acc[i][j], scale, shift)));
