@@ -90,6 +90,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         CheckpointError: there is no such file, it is of another kind, damaged, or part of it is missing. All bytes are
             compared with the checksums that the format has before anything is returned.
     """
+    if not os.fspath(path):  # else an unset variable would mean the current folder
+        raise CheckpointError("the path is empty", help="pass a checkpoint file or its folder")
     path = Path(path)
     folder: Folder
     if os.path.isdir(path) and not os.path.isfile(f"{path}.index"):

@@ -53,7 +53,7 @@ def masked_crc32c(data: memoryview) -> int:
     """Return the checksum of some bytes as tables and bundles store it.
 
     >>> hex(masked_crc32c(memoryview(b"123456789")))
-    '0x78c9891d'
+    '0xc78ab0e5'
     """
     crc = google_crc32c.value(np.frombuffer(data, np.uint8)) if len(data) else 0  # an array is passed without a copy
     rotated = (crc >> 15 | crc << 17) & 0xFFFFFFFF
