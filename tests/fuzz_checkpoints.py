@@ -1,21 +1,25 @@
 """Mutate checkpoints and read them: nothing may come out but a CheckpointError or arrays, quickly and in little memory.
 
-    python tests/fuzz_checkpoints.py --count 10000 --seed 0 [--format v1|v2]
+    python tests/fuzz_checkpoints.py --count 10000 --seed 0 [--format v1|v2|tar|safetensors]
 
 Three depths: bytes of a file (checksums then fail), bytes of a table's block with its checksum made right again, and
 fields of the messages inside with the whole table written anew. A mutation of the first kind must never change a
-value: it is refused, or what comes back is what was written.
+value: it is refused, or what comes back is what was written. Archives and safetensors, which have no checksum of their
+own format, get the first kind alone, and may come back with other values.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import gzip
+import io
 import random
 import resource
 import signal
 import struct
 import sys
+import tarfile
 import tempfile
 import time
 from collections import Counter
@@ -25,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import tf_writer as w
+from safetensors.numpy import save
 
 from resforward.checkpoints import read_checkpoint
 from resforward.errors import CheckpointError
@@ -54,6 +59,10 @@ class Seed:
     values: dict[str, np.ndarray]
 
     @property
+    def is_tensorflow(self) -> bool:
+        return self.label[:2] in ("v1", "v2")
+
+    @property
     def is_v1(self) -> bool:
         return self.label.startswith("v1")
 
@@ -68,7 +77,7 @@ def seeds() -> list[Seed]:
         found[folder.name] = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "checkpoint"}
     rng = np.random.default_rng(0)
     tensors = {f"block{i}/weights": rng.normal(size=(i, 3)).astype("f4") for i in range(1, 30)}
-    tensors |= {"step": np.int64(-5), "flags": np.array([True, False]), "half": np.ones(3, np.float16)}
+    tensors |= {"step": np.array(-5), "flags": np.array([True, False]), "half": np.ones(3, np.float16)}
     sliced = {"block9/weights": [((0, 4), (0, 3)), ((4, 5), (0, 1)), ((4, 5), (1, 2))]}
     found["v1_blocks"] = {"m": w.v1(tensors, sliced, block_size=200)}
     found["v1_snappy"] = {"m": w.v1(tensors, block_size=300, compression=1)}
@@ -78,9 +87,18 @@ def seeds() -> list[Seed]:
     }.items():
         bundle = w.bundle(tensors, sliced, **options)
         found[label] = {f"m{suffix}": body for suffix, body in bundle.items()}
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, body in {**found["v2_blocks"], "x" * 120: b""}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(body)
+            archive.addfile(info, io.BytesIO(body))
+    found["tar"] = {"m": packed.getvalue()}
+    found["tar_gzip"] = {"m": gzip.compress(packed.getvalue(), 1, mtime=0)}
+    found["safetensors"] = {"m": save(tensors)}
     result = []
     for label, files in found.items():
-        entry = next(name for name in sorted(files) if files[name][-8:] == w.MAGIC)
+        entry = next((name for name in sorted(files) if files[name][-8:] == w.MAGIC), "m")
         with _written(files) as folder:
             values = {name: array.copy() for name, array in read_checkpoint(folder / entry).items()}
         result.append(Seed(label, files, entry, values))
@@ -381,7 +399,7 @@ def run_one(seed: Seed, files: Files, exact: bool) -> tuple[str, float]:
         return outcome, taken
 
 
-def fuzz(count: int, seed: int, label: str = "v") -> tuple[Counter[str], float]:
+def fuzz(count: int, seed: int, label: str = "") -> tuple[Counter[str], float]:
     """Run `count` mutations; return the outcomes and the slowest case's seconds.
 
     The first case that goes wrong is raised, with its number.
@@ -393,10 +411,10 @@ def fuzz(count: int, seed: int, label: str = "v") -> tuple[Counter[str], float]:
         for case in range(count):
             rng = random.Random(f"{seed}/{case}")
             victim = rng.choice(chosen)
-            mutation = rng.choice(MUTATIONS)
+            mutation = rng.choice(MUTATIONS) if victim.is_tensorflow else mutate_file
             files = mutation(victim, rng)
             try:
-                outcome, taken = run_one(victim, files, exact=mutation is mutate_file)
+                outcome, taken = run_one(victim, files, exact=victim.is_tensorflow and mutation is mutate_file)
             except BaseException as error:
                 error.add_note(f"case {case} of seed {seed}, label {label!r}: {victim.label}, {mutation.__name__}")
                 raise
@@ -409,12 +427,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=10000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--format", choices=["v1", "v2"], help="only this format; both otherwise")
+    parser.add_argument("--format", choices=["v1", "v2", "tar", "safetensors"], help="only this format")
     args = parser.parse_args()
     fuzz(10, args.seed)  # so that what is imported and cached once is not counted below
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
-    outcomes, slowest = fuzz(args.count, args.seed, args.format or "v")
+    outcomes, slowest = fuzz(args.count, args.seed, args.format or "")
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     for outcome, number in sorted(outcomes.items()):
         print(f"{number:7d}  {outcome}")
