@@ -1,0 +1,272 @@
+// The team of threads, and plans run by it: laws that hold for any number of threads and any number of callers.
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <thread>
+#include <vector>
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+
+#include "check.h"
+#include "isa.h"
+#include "plan.h"
+#include "threads.h"
+
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define __SANITIZE_THREAD__
+#endif
+#endif
+#if defined(__SANITIZE_THREAD__)
+extern "C" const char* __tsan_default_options() { return "die_after_fork=0"; }  // a child with threads is the test
+#endif
+
+namespace resforward {
+namespace {
+
+// The sum of the members' numbers by a team of `threads`, 0 when a member was missing, doubled or out of step.
+int64_t sum_of_members(int threads) {
+  constexpr int kRounds = 3;
+  std::vector<int64_t> squares(threads);
+  std::vector<std::atomic<int>> calls(threads);
+  std::atomic<bool> wrong{false};
+  const std::thread::id caller = std::this_thread::get_id();
+  run_team(threads, [&](int member, Barrier& barrier) {
+    calls[member].fetch_add(1);
+    if ((member == 0) != (std::this_thread::get_id() == caller)) wrong = true;
+    for (int round = 0; round < kRounds; ++round) {
+      squares[member] = int64_t(round) * member;  // not atomic: the barrier orders it
+      barrier.wait();
+      for (int other = 0; other < threads; ++other)
+        if (squares[other] != int64_t(round) * other) wrong = true;
+      barrier.wait();
+    }
+  });
+  int64_t sum = 0;
+  for (int member = 0; member < threads; ++member) {
+    if (calls[member] != 1) wrong = true;
+    sum += squares[member] / (kRounds - 1);
+  }
+  return wrong ? -1 : sum;
+}
+
+bool team_works(int threads) { return sum_of_members(threads) == int64_t(threads) * (threads - 1) / 2; }
+
+void test_every_size_of_team() {
+  for (int threads = 1; threads <= 16; ++threads) CHECK(team_works(threads), "%d threads", threads);
+}
+
+void test_many_runs_of_changing_size() {
+  std::mt19937 rng(1);
+  for (int run = 0; run < 2000; ++run) {
+    const int threads = run % 10 ? 1 + int(rng() % 4) : 1 + int(rng() % 16);
+    CHECK(team_works(threads), "run %d with %d threads", run, threads);
+  }
+}
+
+void test_callers_from_many_threads() {
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < 8; ++caller)
+    callers.emplace_back([&wrong, caller] {
+      for (int run = 0; run < 60; ++run) wrong += !team_works(1 + (run + caller) % 5);
+    });
+  for (std::thread& caller : callers) caller.join();
+  CHECK(wrong == 0, "%d runs", wrong.load());
+}
+
+// 0 when `work` in a forked child returned true, within a minute.
+template <class Work>
+int in_child(Work work) {
+  const pid_t pid = fork();
+  if (pid == 0) {
+    alarm(60);
+    _exit(work() ? 0 : 1);
+  }
+  int status = -1;
+  waitpid(pid, &status, 0);
+  return status;
+}
+
+void test_a_forked_child_has_a_team() {
+  CHECK(team_works(4), "before the fork");
+  CHECK(in_child([] { return team_works(3) && team_works(8) && in_child([] { return team_works(2); }) == 0; }) == 0,
+        "child and grandchild");
+  CHECK(team_works(4), "after the fork");
+}
+
+void test_a_child_forked_while_the_team_runs_has_a_team() {
+  std::atomic<bool> stop{false};
+  std::thread busy([&stop] {
+    while (!stop) team_works(3);
+  });
+  for (int i = 0; i < 20; ++i) CHECK(in_child([] { return team_works(2 + 1); }) == 0, "child %d", i);
+  stop = true;
+  busy.join();
+}
+
+#if defined(__SSE__)
+void test_members_flush_denormals_and_the_caller_s_mode_comes_back() {
+  const unsigned before = _mm_getcsr();
+  for (unsigned mode : {0x1f80u, 0x3f80u, 0x9fc0u, 0x1fa0u}) {  // default; rounding down; flushing; a sticky flag
+    _mm_setcsr(mode);
+    for (int threads : {1, 2, 5}) {
+      std::vector<unsigned> seen(threads);
+      run_team(threads, [&](int member, Barrier&) {
+        volatile float tiny = 1e-30f;
+        volatile float product = tiny * 1e-10f;  // 1e-40: a denormal
+        seen[member] = (_mm_getcsr() & 0x8040u) == 0x8040u && product == 0.0f;
+      });
+      CHECK(_mm_getcsr() == mode, "mode %x, %d threads", mode, threads);
+      for (int member = 0; member < threads; ++member) CHECK(seen[member], "member %d of %d", member, threads);
+    }
+  }
+  _mm_setcsr(before);
+}
+#endif
+
+// A root block, a strided unit with its shortcut and a head, so that every kind of step is in it.
+class Net {
+ public:
+  static constexpr int kImages = 2, kSize = 13, kChannels = 3, kClasses = 11;
+
+  Net(const Kernels* kernels, int threads) : plan_(kernels, threads, kArena) {
+    std::mt19937 rng(7);
+    std::normal_distribution<float> normal;
+    const auto conv = [&](int kernel, int in, int out, bool interleaved) {
+      std::vector<float> weights(kernel * kernel * in * out);
+      for (float& w : weights) w = normal(rng) / std::sqrt(float(kernel * kernel * in));
+      const std::vector<double> bias(out, 0.1);
+      return pack_conv(kernels, kernel, kernel, in, out, interleaved, weights.data(), nullptr, bias.data());
+    };
+    int64_t end = 0;
+    const auto tensor = [&end](int size, int c) {
+      const Tensor t{end, kImages, size, size, c};
+      end += t.floats();
+      return t;
+    };
+    const int64_t rows = end;
+    end += (kImages * (kSize + 6) * (kSize + 6) * kChannels + 15) / 16 * 16 + 16;
+    const Tensor root = tensor(7, 20), pool = tensor(4, 20), preact = tensor(4, 20), hidden = tensor(2, 40),
+                 shortcut = tensor(4, 33), sum = tensor(2, 33), mean = tensor(1, 33), logits = tensor(1, kClasses);
+    const auto outputs = [](const Tensor& out, bool relu) {
+      Outputs o;
+      o.out = out, o.relu = relu;
+      return o;
+    };
+    plan_.load_rows(kImages, kSize, kSize, kChannels, 3, rows);
+    plan_.conv_rows(conv(7, kChannels, 20, true), rows, kImages, kSize, kSize, 2, 3, outputs(root, true));
+    Outputs pooled = outputs(pool, false);
+    pooled.preact = preact, pooled.scale.assign(20, 0.5), pooled.shift.assign(20, -0.1);
+    plan_.max_pool(root, 3, 2, 1, 1, false, pooled);
+    plan_.conv(conv(1, 20, 33, false), pool, 1, 1, Shortcut(), outputs(shortcut, false));
+    plan_.conv(conv(3, 20, 40, false), preact, 2, 1, Shortcut(), outputs(hidden, true));
+    plan_.conv(conv(1, 40, 33, false), hidden, 1, 1, Shortcut{shortcut, 2}, outputs(sum, true));
+    plan_.mean(sum, mean);
+    plan_.conv(conv(1, 33, kClasses, false), mean, 1, 1, Shortcut(), outputs(logits, false));
+    plan_.store(logits, 0, false);
+    plan_.store(logits, 1, true);
+  }
+
+  // Logits, then probabilities; empty when the images were refused.
+  std::vector<float> operator()(const std::vector<float>& images) const {
+    std::vector<float> result(2 * kImages * kClasses);
+    float* outputs[] = {result.data(), result.data() + kImages * kClasses};
+    if (!plan_.run(images.data(), outputs)) return {};
+    return result;
+  }
+
+  static std::vector<float> images(int seed) {
+    std::mt19937 rng(seed);
+    std::normal_distribution<float> normal;
+    std::vector<float> values(kImages * kSize * kSize * kChannels);
+    for (float& value : values) value = normal(rng);
+    return values;
+  }
+
+ private:
+  static constexpr int64_t kArena = 1 << 16;
+  Plan plan_;
+};
+
+void test_a_plan_has_the_same_bits_for_any_number_of_threads(const Kernels* kernels) {
+  const std::vector<float> expected = Net(kernels, 1)(Net::images(0));
+  CHECK(!expected.empty() && std::isfinite(expected[0]), "%s", kernels->isa);
+  for (int threads : {2, 3, 5, 8, 16}) {
+    const Net net(kernels, threads);
+    for (int run = 0; run < 20; ++run)
+      CHECK(net(Net::images(0)) == expected, "%s %d threads, run %d", kernels->isa, threads, run);
+  }
+}
+
+void test_one_plan_serves_many_callers(const Kernels* kernels) {
+  const Net net(kernels, 2), other(kernels, 3);
+  std::vector<std::vector<float>> expected;
+  for (int seed = 0; seed < 8; ++seed) expected.push_back(net(Net::images(seed)));
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> callers;
+  for (int seed = 0; seed < 8; ++seed)
+    callers.emplace_back([&, seed] {
+      const std::vector<float> images = Net::images(seed);
+      for (int run = 0; run < 30; ++run) wrong += (run % 3 ? net : other)(images) != expected[seed];
+    });
+  for (std::thread& caller : callers) caller.join();
+  CHECK(wrong == 0, "%s: %d results differ", kernels->isa, wrong.load());
+}
+
+void test_a_refused_batch_leaves_the_plan_usable(const Kernels* kernels) {
+  for (int threads : {1, 2, 5}) {
+    const Net net(kernels, threads);
+    const std::vector<float> good = Net::images(0), expected = net(good);
+    for (size_t at : {size_t(0), good.size() / 2, good.size() - 1}) {
+      std::vector<float> bad = good;
+      bad[at] = std::numeric_limits<float>::infinity();
+      CHECK(net(bad).empty(), "%s %d threads, value %zu", kernels->isa, threads, at);
+      CHECK(net(good) == expected, "%s %d threads, after value %zu", kernels->isa, threads, at);
+    }
+  }
+}
+
+void test_a_child_forked_during_a_run_computes_the_same(const Kernels* kernels) {
+  const Net net(kernels, 3);
+  const std::vector<float> images = Net::images(0), expected = net(images);
+  std::atomic<bool> stop{false};
+  std::thread busy([&] {
+    while (!stop) net(images);
+  });
+  for (int i = 0; i < 10; ++i)
+    CHECK(in_child([&] { return net(images) == expected && net(images) == expected; }) == 0, "%s child %d",
+          kernels->isa, i);
+  stop = true;
+  busy.join();
+}
+
+}  // namespace
+}  // namespace resforward
+
+int main() {
+  using namespace resforward;
+  test_every_size_of_team();
+  test_many_runs_of_changing_size();
+  test_callers_from_many_threads();
+  test_a_forked_child_has_a_team();
+  test_a_child_forked_while_the_team_runs_has_a_team();
+#if defined(__SSE__)
+  test_members_flush_denormals_and_the_caller_s_mode_comes_back();
+#endif
+  for (const Isa& isa : compiled_isas()) {
+    if (!isa.supported) continue;
+    test_a_plan_has_the_same_bits_for_any_number_of_threads(isa.kernels);
+    test_one_plan_serves_many_callers(isa.kernels);
+    test_a_refused_batch_leaves_the_plan_usable(isa.kernels);
+    test_a_child_forked_during_a_run_computes_the_same(isa.kernels);
+  }
+  return report();
+}
