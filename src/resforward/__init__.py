@@ -4,18 +4,24 @@
 >>> model = rf.load("fashion")
 """
 
-from .checkpoints import read_checkpoint
-from .errors import (
-    CheckpointError,
-    EndPointError,
-    ImageError,
-    InputError,
-    NetworkError,
-    ResforwardError,
-    UnsupportedIsaError,
-)
-from .model import Model, build, load
-from .network import NETWORKS, Block, Network, bottleneck, resnet_v1, resnet_v2, with_output_stride
+import importlib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .checkpoints import read_checkpoint
+    from .errors import (
+        CheckpointError,
+        EndPointError,
+        ImageError,
+        InputError,
+        NetworkError,
+        ResforwardError,
+        UnsupportedIsaError,
+    )
+    from .model import Model, build, load
+    from .network import NETWORKS, Block, Network, bottleneck, resnet_v1, resnet_v2, with_output_stride
+
+__version__ = "0.1.0"
 
 __all__ = [
     "NETWORKS",
@@ -37,3 +43,25 @@ __all__ = [
     "resnet_v2",
     "with_output_stride",
 ]
+
+# Where the names live. They are imported when first asked for: `resforward --help` needs no NumPy.
+_HOMES = {
+    "read_checkpoint": "checkpoints",
+    **dict.fromkeys(("Model", "build", "load"), "model"),
+    **dict.fromkeys(
+        ("NETWORKS", "Block", "Network", "bottleneck", "resnet_v1", "resnet_v2", "with_output_stride"), "network"
+    ),
+    **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "errors"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -378,7 +378,7 @@ def build(network: Network, seed: int = 0, *, threads: int | None = None, isa: s
         return rng.standard_normal(shape, np.float32) * spread
 
     weights = {name: value(name, shape) for name, shape in network.variables.items()}
-    return Model(network, weights, source=f"seed {seed}", threads=threads, isa=isa, **_belongings(network))
+    return Model(network, weights, source=f"seed {seed}", threads=threads, isa=isa, **belongings(network))
 
 
 def load(
@@ -444,7 +444,7 @@ def load(
         wanted = dataclasses.replace(wanted, global_pool=global_pool)
     wanted = with_output_stride(wanted, output_stride)
     weights, unused = names.rename(checkpoint, wanted, scope, source, held)
-    own = _belongings(wanted)
+    own = belongings(wanted)
     return Model(
         wanted,
         weights,
@@ -480,7 +480,7 @@ def _held(checkpoint: Mapping[str, npt.NDArray[Any]], source: str) -> Network | 
         return None
 
 
-def _belongings(network: Network) -> dict[str, Any]:
+def belongings(network: Network) -> dict[str, Any]:
     """The preprocessing and the labels that come with a network's published weights, where they are known."""
     from . import labels, preprocess
 

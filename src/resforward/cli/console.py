@@ -1,0 +1,152 @@
+"""What every command says and how: data on stdout, talk on stderr, colours only where a terminal wants them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from ..errors import CheckpointError, EndPointError, ImageError, NetworkError, ResforwardError
+
+INTERRUPTED = 130
+SOME_FAILED = 3
+REFUSED = 4
+
+_EXIT_CODES = {NetworkError: 2, EndPointError: 2, ImageError: SOME_FAILED, CheckpointError: REFUSED}
+_STYLES: dict[str, dict[str, Any]] = {
+    "title": {"bold": True},
+    "quiet": {"dim": True},
+    "bad": {"fg": "red", "bold": True},
+    "help": {"fg": "cyan"},
+}
+_DEBUG = "resforward.debug"
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def paint(text: str, style: str) -> str:
+    """Colour a text; `click.echo` takes the colour away again where there is no terminal, or NO_COLOR is set."""
+    return click.style(text, **_STYLES[style])
+
+
+def wants_color() -> bool | None:
+    """False where colours are unwanted (https://no-color.org), None where the terminal decides."""
+    return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
+
+
+def out(text: str = "") -> None:
+    """Write a line of data."""
+    click.echo(text)
+
+
+def out_json(value: Any, *, indent: int | None = None) -> None:
+    """Write JSON: in ASCII, which any stream can carry; a path that is not UTF-8 as Python's lone surrogates."""
+    click.echo(json.dumps(value, indent=indent, allow_nan=False))
+
+
+def say(text: str) -> None:
+    """Write a line of talk."""
+    click.echo(text, err=True, color=wants_color())
+
+
+def say_error(message: str, found: tuple[str, ...] = (), help: str | None = None) -> None:
+    """Write an error as `ResforwardError` words it."""
+    lines = str(ResforwardError(message, found=found)).split("\n")
+    say("\n".join([f"{paint('error:', 'bad')} {printable(lines[0])}", *map(printable, lines[1:])]))
+    if help:
+        say(f"{paint('help:', 'help')} {printable(help)}")
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would obey or could not show: a file may be called anything.
+
+    >>> printable("a\\nb\\x1b[2J.png")
+    'a\\\\nb\\\\x1b[2J.png'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class CommandError(Exception):
+    """The end of a command: what is said on stderr, and the exit code."""
+
+    def __init__(self, error: ResforwardError, code: int = 1, *, debug: bool = False) -> None:
+        self.error = error
+        self.code = code
+        self.debug = debug
+
+    def show(self) -> None:
+        """Say it."""
+        if self.debug:
+            traceback.print_exception(self.__cause__)
+        say_error(self.error.message, self.error.found, self.error.help)
+
+
+class InterruptError(Exception):
+    """Ctrl-C."""
+
+
+def failure(error: ResforwardError, ctx: click.Context) -> CommandError:
+    """What an error of ours means for the exit code."""
+    code = next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), 1)
+    return CommandError(error, code, debug=bool(ctx.meta.get(_DEBUG) or os.environ.get("RESFORWARD_DEBUG")))
+
+
+def debug_option(command: Command) -> Command:
+    """Give a command `--debug`."""
+
+    def remember(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+        ctx.meta[_DEBUG] = value
+
+    text = "Show where in the program an error came from; so does RESFORWARD_DEBUG=1."
+    return click.option("--debug", is_flag=True, expose_value=False, callback=remember, help=text)(command)
+
+
+def threads_option(command: Command) -> Command:
+    """Give a command `--threads`."""
+    text = "Threads of the forward pass. [default: RESFORWARD_THREADS, or all that this process may use]"
+    return click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help=text)(command)
+
+
+class Size(click.ParamType[tuple[int, int]]):
+    """224, or 224x320: height and width."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        sides = value.lower().split("x")
+        if len(sides) > 2 or not all(side.isdecimal() and 1 <= int(side) <= 16_384 for side in sides):
+            self.fail(f"{value!r} is no size: give 224, or 224x320 for height x width", param, ctx)
+        return int(sides[0]), int(sides[-1])
+
+
+def count(number: float) -> str:
+    """A large number in three digits and a letter.
+
+    >>> [count(n) for n in (0, 640, 9536, 25615849, 13e6, 999.9e6)]
+    ['0', '640', '9.54 k', '25.6 M', '13.0 M', '1.00 G']
+    """
+    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * limit:
+            scaled = number / limit
+            return f"{scaled:.{2 if scaled < 9.995 else 1 if scaled < 99.95 else 0}f} {letter}"
+    return f"{number:g}"
+
+
+def facts(rows: list[tuple[str, str]]) -> None:
+    """Write names and values in two columns, the second wrapped on a terminal; a row may continue the one before."""
+    margin = max(len(name) for name, _ in rows) + 2
+    room = shutil.get_terminal_size().columns - margin if sys.stdout.isatty() else 10_000
+    for name, value in rows:
+        first, *more = textwrap.wrap(value, max(room, 20), break_long_words=False) or [""]
+        out(f"{paint(name.ljust(margin), 'quiet')}{first}")
+        for line in more:
+            out(" " * margin + line)

@@ -1,0 +1,165 @@
+"""`resforward predict`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import ImageError
+from .console import SOME_FAILED, debug_option, out, out_json, paint, printable, say, say_error, threads_option
+
+if TYPE_CHECKING:
+    from ..labels import Prediction
+    from ..model import Model
+
+_BATCH = 32
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+Answer = tuple[str, "list[Prediction] | ImageError"]
+
+
+@click.command()
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "-m",
+    "--model",
+    "source",
+    default="fashion",
+    show_default=True,
+    type=click.Path(),
+    help="A checkpoint, or `fashion`.",
+)
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, metavar="N", help="Classes an image.")
+@click.option("--labels", type=click.Path(), metavar="FILE", help="Names of the classes, one a line, class 0 first.")
+@click.option(
+    "--num-classes", type=click.IntRange(1), metavar="N", help="Of the network, where the file leaves it open."
+)
+@threads_option
+@click.option("--json", "as_json", is_flag=True, help="One object a line for each image.")
+@click.option("-q", "--quiet", is_flag=True, help="No line about the model.")
+@debug_option
+def command(
+    images: tuple[str, ...],
+    source: str,
+    top: int,
+    labels: str | None,
+    num_classes: int | None,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Label pictures.
+
+    An IMAGE is a file, `-` for a picture's bytes on stdin, or a folder: the pictures in it, by the endings of their
+    names, but not in folders inside it. An image that cannot be read is one line on stderr; the others are answered.
+
+    \b
+    resforward predict photos/*.jpg --top 1
+    resforward predict -m resnet_v2_50.ckpt --json cat.jpg
+    curl -s https://example.org/boot.png | resforward predict -
+
+    With --json, a line is {"path", "predictions": [{"index", "label", "probability"}, ...]}, or {"path", "error"}.
+    """
+    if images.count("-") > 1:
+        raise click.UsageError("stdin holds one picture: give `-` once")
+    from ..labels import read_labels
+    from .target import load_checkpoint
+
+    model = load_checkpoint(source, num_classes=num_classes, threads=threads)
+    if labels is not None:
+        model.labels = read_labels(labels, model.network.num_classes)
+    if not quiet:
+        say(paint(_about(model), "quiet"))
+    failed = total = 0
+    paths = [path for image in images for path in _pictures(image)]
+    width = max(len(printable(path)) for path, _ in paths)
+    for path, answer in _answers(model, paths, top):
+        total += 1
+        if isinstance(answer, ImageError):
+            failed += 1
+            if as_json:
+                out_json({"path": path, "error": answer.message})
+            else:
+                named = f"`{os.path.basename(path)}`" in answer.message and os.path.basename(path) == path
+                message = answer.message if named or path in answer.message else f"{path}: {answer.message}"
+                say_error(message, answer.found, answer.help)
+        elif as_json:
+            rows = [{"index": row.class_index, "label": row.label, "probability": row.probability} for row in answer]
+            out_json({"path": path, "predictions": rows})
+        elif top == 1:
+            out(f"{printable(path).ljust(width)}  {_row(answer[0], answer)}")
+        else:
+            out(paint(printable(path), "title"))
+            for row in answer:
+                out(f"  {_row(row, answer)}")
+    if failed and total > 1:
+        say(f"{failed} of {total} images failed")
+    return SOME_FAILED if failed else 0
+
+
+def _about(model: Model) -> str:
+    pictures = model.preprocess.describe() if model.preprocess else "not known"
+    return (
+        f"{model.network.name} from {printable(model.source)}: {model.network.num_classes} classes,"
+        f" {model.isa}, {model.threads} threads; pictures: {pictures}"
+    )
+
+
+def _row(row: Prediction, rows: Sequence[Prediction]) -> str:
+    index = max(len(str(other.class_index)) for other in rows)
+    return f"{100 * row.probability:6.2f}%  {paint(str(row.class_index).rjust(index), 'quiet')}  {row.label}"
+
+
+def _pictures(path: str) -> list[tuple[str, ImageError | None]]:
+    """The files that an argument stands for, or why there are none."""
+    if path == "-" or not os.path.isdir(path):
+        return [(path, None)]
+    try:
+        names = sorted(name for name in os.listdir(path) if name.lower().endswith(_SUFFIXES))
+    except OSError as error:
+        return [(path, ImageError(f"the folder `{path}` cannot be listed: {(error.strerror or '').lower()}"))]
+    if not names:
+        advice = f"pictures are told by {', '.join(_SUFFIXES)}; name files of other endings themselves"
+        return [(path, ImageError(f"the folder `{path}` holds no pictures", help=advice))]
+    return [(os.path.join(path, name), None) for name in names]
+
+
+def _answers(model: Model, paths: Sequence[tuple[str, ImageError | None]], top: int) -> Iterator[Answer]:
+    """Answers in the order of the paths; never more than a batch of pictures is held."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+
+    from ..errors import NetworkError
+    from ..labels import top_k_rows
+
+    preprocess = model.preprocess
+    if preprocess is None or not model.network.num_classes or not model.network.global_pool:
+        lacks = "known preprocessing" if preprocess is None else "classifier with global pool"
+        raise NetworkError(f"{model.network.name} has no {lacks}, so it cannot label pictures")
+
+    def read(item: tuple[str, ImageError | None]) -> np.ndarray | ImageError:
+        path, error = item
+        if error:
+            return error
+        try:
+            return preprocess(sys.stdin.buffer.read() if path == "-" else path)
+        except ImageError as error:
+            return error
+
+    todo = iter(paths)
+    with ThreadPoolExecutor(model.threads) as pool:
+        while items := list(islice(todo, _BATCH)):
+            read_items = list(pool.map(read, items))
+            batch = [picture for picture in read_items if not isinstance(picture, ImageError)]
+            found: Iterator[list[Prediction]] = iter(())
+            if batch:
+                tensor = model.forward(np.stack(batch), ["predictions"])["predictions"]
+                found = iter(top_k_rows(tensor[:, 0, 0, :], top, model.labels))
+            for (path, _), picture in zip(items, read_items, strict=True):
+                yield path, picture if isinstance(picture, ImageError) else next(found)

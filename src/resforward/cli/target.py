@@ -1,0 +1,35 @@
+"""What a command is pointed at: the name of a network, or a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..errors import CheckpointError, NetworkError, nearest
+from ..model import Model, load
+from ..network import NETWORKS, Network
+
+
+def named_network(name: str) -> Network | None:
+    """The network of that name; None where a file of that name exists, or no network has it."""
+    return None if os.path.lexists(name) else NETWORKS.get(name)
+
+
+def load_checkpoint(name: str, **options: Any) -> Model:
+    """Load a checkpoint; a name that looks like none is taken for a network's, misspelt.
+
+    Raises:
+        NetworkError: neither a checkpoint nor a network has that name.
+        CheckpointError: of `load`.
+    """
+    try:
+        return load(name, **options)
+    except CheckpointError as error:
+        if os.path.lexists(name) or os.sep in name or "." in name or name in NETWORKS:
+            raise
+        close = nearest(name, NETWORKS)
+        raise NetworkError(
+            f"no network and no checkpoint is called {name}",
+            found=[close] if close else [],
+            help=f"the networks are {', '.join(NETWORKS)}",
+        ) from error
