@@ -17,15 +17,15 @@ struct V {
   static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
   static Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
   // The order of these instructions is ours (volatile): left to itself the compiler loads weights so far ahead that
-  // accumulators no longer fit in registers. Odd rows broadcast from memory inside the multiply-add: one
-  // micro-operation less for one load more, which balances the front end against the two load ports.
+  // accumulators no longer fit in registers. Three rows of four broadcast from memory inside the multiply-add:
+  // one micro-operation less for one load more, which balances the front end against the two load ports.
   static Vec load_weights(const float* p) {
     Vec v;
     asm volatile("vmovups %1, %0" : "=v"(v) : "m"(*reinterpret_cast<const float (*)[kWidth]>(p)));
     return v;
   }
   static void multiply_row(Vec (&acc)[kVectors], const float* x, const Vec (&b)[kVectors], int row) {
-    if (row % 2) {
+    if (row % 4) {
       for (int j = 0; j < kVectors; ++j)
         asm volatile("vfmadd231ps %1%{1to16%}, %2, %0" : "+v"(acc[j]) : "m"(*x), "v"(b[j]));
     } else {
