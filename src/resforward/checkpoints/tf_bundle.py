@@ -78,7 +78,8 @@ def read(folder: Folder, name: str) -> Contents:
         if record.key == b"":
             shards, order = _header(record.value, index)
         else:
-            entries[record.key] = _entry(record.value, index, record.where)
+            tensor = str(record.key, "utf-8", "backslashreplace")
+            entries[record.key] = _entry(record.value, index, f"tensor `{tensor}`")
     if not shards:
         raise index.damaged("it has no header record")
     bundle = _Bundle(folder, index, name.removesuffix(".index"), shards)
@@ -134,7 +135,7 @@ class _Bundle:
             prefixes = {found["prefix"] for found in map(DATA_FILE.fullmatch, self._folder.names()) if found}
             others = ", ".join(f"`{prefix}`" for prefix in sorted(prefixes - {self._prefix})[:3])
             raise CheckpointError(
-                f"`{self._index.name}` needs {len(needed)} data files, and {len(missing)} are not beside it",
+                f"`{self._index.name}` lacks {len(missing)} of its {len(needed)} data files",
                 found=missing,
                 help="the index and its data files share one folder and one prefix"
                 + (f"; there are data files of {others}" if others else ": copy or download them too"),
@@ -144,9 +145,9 @@ class _Bundle:
         for entry in sorted(entries, key=lambda entry: (entry.shard, entry.offset, entry.size)):
             file = self._files[entry.shard]
             if entry.offset < 0 or entry.size < 0 or entry.offset + entry.size > len(file.data):
-                raise self._index.damaged(
-                    f"{entry.where}: {entry.size} bytes at byte {entry.offset} are outside `{file.name}`",
-                    f"that file has {len(file.data)} bytes",
+                raise file.damaged(
+                    f"{entry.where} lies outside it",
+                    f"the index says {entry.size} bytes at byte {entry.offset}, the file has {len(file.data)}",
                 )
             if entry.shard != last_shard:
                 end, last_shard = 0, entry.shard
