@@ -11,7 +11,6 @@ ResforwardError
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 
 _LISTED = 8  # details printed before "and N more": a screen, not a wall
@@ -79,6 +78,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     >>> nearest("block3/unit6", ["block3/unit_6", "logits"])
     'the nearest is `block3/unit_6`'
     """
+    import difflib  # slow to import, and rarely wanted
+
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     if not close:
         return ""

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import sys
-import textwrap
-import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -48,6 +44,8 @@ def out(text: str = "") -> None:
 
 def out_json(value: Any, *, indent: int | None = None) -> None:
     """Write JSON: in ASCII, which any stream can carry; a path that is not UTF-8 as Python's lone surrogates."""
+    import json
+
     click.echo(json.dumps(value, indent=indent, allow_nan=False))
 
 
@@ -84,6 +82,8 @@ class CommandError(Exception):
     def show(self) -> None:
         """Say it."""
         if self.debug:
+            import traceback
+
             traceback.print_exception(self.__cause__)
         say_error(self.error.message, self.error.found, self.error.help)
 
@@ -143,6 +143,9 @@ def count(number: float) -> str:
 
 def facts(rows: list[tuple[str, str]]) -> None:
     """Write names and values in two columns, the second wrapped on a terminal; a row may continue the one before."""
+    import shutil
+    import textwrap
+
     margin = max(len(name) for name, _ in rows) + 2
     room = shutil.get_terminal_size().columns - margin if sys.stdout.isatty() else 10_000
     for name, value in rows:

@@ -132,11 +132,9 @@ def _print_head(subject: _Subject, height: int, width: int) -> None:
     network = subject.network
     classes = f"{network.num_classes} classes" if network.num_classes else "no classifier"
     dense = f", output stride {network.output_stride}" if network.output_stride else ""
-    out(
-        f"{paint(printable(network.name), 'title')}  {network.family.name}, {classes}{dense},"
-        f" {network.parameters:,} parameters, {count(network.macs(height, width))}MACs at {height}x{width}"
-    )
-    rows = []
+    out(f"{paint(printable(network.name), 'title')}  {network.family.name}, {classes}{dense}")
+    macs = count(network.macs(height, width))
+    rows = [("costs", f"{network.parameters:,} parameters; {macs} multiply-adds for an image of {height}x{width}")]
     if subject.path is not None:
         size = f", {subject.bytes / 1e6:,.1f} MB" if subject.bytes else ""
         rows.append(("file", f"{printable(subject.path)}: {subject.format}{size}"))
