@@ -24,8 +24,9 @@ def main(name: str, folder: Path) -> None:
     """Write model.ckpt, model.onnx, labels.txt and photograph.jpg into `folder`."""
     network = rf.NETWORKS[name]
     weights = rf.build(network, seed=0).weights
-    write_checkpoint = runpy.run_path(str(TESTS / "tf_writer.py"))["write_v2"]
-    write_checkpoint(folder / "model.ckpt", {f"{name}/{variable}": array for variable, array in weights.items()})
+    bundle = runpy.run_path(str(TESTS / "tf_writer.py"))["bundle"]
+    for suffix, data in bundle({f"{name}/{variable}": array for variable, array in weights.items()}).items():
+        (folder / f"model.ckpt{suffix}").write_bytes(data)
     write_onnx(network, weights, folder / "model.onnx")
     labels = rf.load(folder / "model.ckpt").labels
     (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")

@@ -56,7 +56,7 @@ def main() -> None:
     rounds = []
     for number in range(1, args.rounds + 1):
         rest()
-        row = {"fma_peak_gflops": _core.fma_peak(args.threads)}
+        row = {"fma_peak_gflops": _core.fma_peak(model.isa, args.threads, 0.1)}
         for name, run in engines.items():
             rest()
             row[name] = args.batch * args.calls / seconds(run, args.calls)
@@ -67,7 +67,7 @@ def main() -> None:
     columns = {name: summary([row[name] for row in rounds]) for name in rounds[0]}
     gflops = 2e-9 * network.macs(args.size, args.size)  # of one image, by direct convolution
     result |= {
-        "isa": _core.isa(),
+        "isa": model.isa,
         "settings": {key: value for key, value in vars(args).items() if key != "json"},
         "logits_difference": difference,
         "gflop_per_image": gflops,
