@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .console import Size, count, debug_option, facts, out, out_json, printable, say, threads_option
+from .console import count, debug_option, facts, in_words, out, out_json, printable, say, size_option, threads_option
 
 if TYPE_CHECKING:
     from ..bench import Measurement
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("target", metavar="[NETWORK or CHECKPOINT]", default="resnet_v2_50", type=click.Path())
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, metavar="N", help="Images at once.")
-@click.option(
-    "--size", type=Size(), metavar="N or HxW", help="Of the images. [default: 224, or less where it reads less]"
-)
+@size_option("Of the images. [default: 224, or less where it reads less]")
 @click.option("--steps", type=click.IntRange(1), default=100, show_default=True, metavar="N", help="Timed runs.")
 @click.option(
     "--warmup", type=click.IntRange(0), default=10, show_default=True, metavar="N", help="Untimed runs before."
@@ -106,7 +104,7 @@ def _print(result: Measurement) -> None:
             ("", f"{result.gflops:.0f} GFLOP/s, of {count(2 * result.macs)}FLOP an image: 2 x its multiply-adds"),
             ("peak", f"{100 * result.share:.0f}% of the {result.peak:.0f} GFLOP/s that multiply-adds alone reach here"),
             ("", f"(median of {len(result.peaks)} measurements of 20 ms, between steps)"),
-            ("runs on", f"{result.isa}, {result.threads} threads: {result.threads_reason}"),
+            ("runs on", f"{result.isa}, {in_words(result.threads)}: {result.threads_reason}"),
             ("version", f"resforward {result.conditions['resforward']}, {result.conditions['processor']}"),
         ]
     )

@@ -114,18 +114,23 @@ def threads_option(command: Command) -> Command:
     return click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help=text)(command)
 
 
-class Size(click.ParamType[tuple[int, int]]):
-    """224, or 224x320: height and width."""
+def size_option(help: str) -> Callable[[Command], Command]:
+    """Give a command `--size`, 224 or 224x320, as (height, width)."""
 
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
+    def parse(ctx: click.Context, _: click.Parameter, value: str | None) -> tuple[int, int] | None:
+        if value is None:
+            return None
         sides = value.lower().split("x")
         if len(sides) > 2 or not all(side.isdecimal() and 1 <= int(side) <= 16_384 for side in sides):
-            self.fail(f"{value!r} is no size: give 224, or 224x320 for height x width", param, ctx)
+            raise click.BadParameter(f"{value!r} is no size: give 224, or 224x320 for height x width")
         return int(sides[0]), int(sides[-1])
+
+    return click.option("--size", metavar="N or HxW", callback=parse, help=help)
+
+
+def in_words(threads: int) -> str:
+    """A number of threads."""
+    return f"{threads} thread{'s' if threads > 1 else ''}"
 
 
 def count(number: float) -> str:

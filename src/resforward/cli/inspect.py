@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from .console import REFUSED, Size, count, debug_option, facts, out, out_json, paint, printable
+from .console import REFUSED, count, debug_option, facts, out, out_json, paint, printable, size_option
 
 if TYPE_CHECKING:
     from ..checkpoints import Checkpoint
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("target", metavar="NETWORK or CHECKPOINT", type=click.Path())
-@click.option("--size", type=Size(), metavar="N or HxW", help="Of the image. [default: what its preprocessing makes]")
+@size_option("Of the image. [default: what its preprocessing makes]")
 @click.option(
     "--output-stride", type=click.IntRange(1), metavar="N", help="Pixels of the image for one of the last Block's."
 )

@@ -11,13 +11,25 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import ImageError
-from .console import SOME_FAILED, debug_option, out, out_json, paint, printable, say, say_error, threads_option
+from .console import (
+    SOME_FAILED,
+    debug_option,
+    in_words,
+    out,
+    out_json,
+    paint,
+    printable,
+    say,
+    say_error,
+    threads_option,
+)
 
 if TYPE_CHECKING:
     from ..labels import Prediction
     from ..model import Model
 
 _BATCH = 32
+_MAX_STDIN = 1 << 30  # bytes; a file may hold as many
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 Answer = tuple[str, "list[Prediction] | ImageError"]
@@ -106,7 +118,7 @@ def _about(model: Model) -> str:
     pictures = model.preprocess.describe() if model.preprocess else "not known"
     return (
         f"{model.network.name} from {printable(model.source)}: {model.network.num_classes} classes,"
-        f" {model.isa}, {model.threads} threads; pictures: {pictures}"
+        f" {model.isa}, {in_words(model.threads)}; pictures: {pictures}"
     )
 
 
@@ -129,6 +141,15 @@ def _pictures(path: str) -> list[tuple[str, ImageError | None]]:
     return [(os.path.join(path, name), None) for name in names]
 
 
+def _stdin() -> bytes:
+    if sys.stdin is None:
+        raise ImageError("stdin is closed, and a picture was to come from there")
+    data = sys.stdin.buffer.read(_MAX_STDIN + 1)
+    if len(data) > _MAX_STDIN:
+        raise ImageError("stdin holds more than 1 GiB, which no picture needs")
+    return data
+
+
 def _answers(model: Model, paths: Sequence[tuple[str, ImageError | None]], top: int) -> Iterator[Answer]:
     """Answers in the order of the paths; never more than a batch of pictures is held."""
     from concurrent.futures import ThreadPoolExecutor
@@ -148,7 +169,7 @@ def _answers(model: Model, paths: Sequence[tuple[str, ImageError | None]], top: 
         if error:
             return error
         try:
-            return preprocess(sys.stdin.buffer.read() if path == "-" else path)
+            return preprocess(_stdin() if path == "-" else path)
         except ImageError as error:
             return error
 
