@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from .errors import CheckpointError, NetworkError, nearest
 from .families import SLIM_V1, SLIM_V2, Stem
-from .network import UNITS, Block, Network, bottleneck, resnet
+from .network import UNITS, Block, Network, block_strides, bottleneck, resnet
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
@@ -95,16 +95,17 @@ def conclude(tensors: Tensors, source: str) -> Conclusion:
             )
         return tuple(tensors[scope + name].shape)
 
-    blocks, last = [], list(counts)[-1]
-    for block, count in counts.items():
+    blocks = []
+    for (block, count), stride in zip(counts.items(), block_strides(family, len(counts)), strict=True):
         if count > len(tensors):
             raise CheckpointError(f"{source}: {scope}{block} has units up to unit_{count} in {len(tensors)} variables")
         units = []
+        strided = count if family.stride_unit == "last" else 1
         for unit in range(1, count + 1):
             prefix = f"{block}/unit_{unit}/bottleneck_{version}"
             *_, depth_bottleneck = shape(f"{prefix}/conv1/weights") or (0,)
             *_, depth = shape(f"{prefix}/conv3/weights") or (0,)
-            units.append((depth, depth_bottleneck, 2 if unit == count and block != last else 1))
+            units.append((depth, depth_bottleneck, stride if unit == strided else 1))
         blocks.append(Block(block, bottleneck, units))
     layers = next((depth for depth, units in UNITS.items() if list(units) == list(counts.values())), None)
     known = f", as in resnet_{version}_{layers}" if layers else ""

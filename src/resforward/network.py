@@ -131,7 +131,7 @@ class Unit:
     Args:
         name: its end point, `block1/unit_1/bottleneck_v2`. block: the Block it belongs to.
         depth_in, depth, depth_bottleneck: channels read, written, and in between.
-        stride: step of the unit, pixels. rate: dilation of its 3x3 convolution.
+        stride: step of the unit, pixels. rates: dilation of each of its convolutions.
         stride_at: the convolution that carries the stride, counted from 1.
         pre, post: norm and ReLU before its paths, and what follows the sum; see `Family`.
         bias: of its convolutions. norm_last: batch norm after the last of them.
@@ -146,7 +146,7 @@ class Unit:
     depth: int
     depth_bottleneck: int
     stride: int
-    rate: int
+    rates: tuple[int, ...]
     stride_at: int
     pre: Pre
     post: Post
@@ -155,6 +155,11 @@ class Unit:
     shortcut: Shortcut
     shortcut_bias: bool
     shortcut_norm: bool
+
+    @property
+    def rate(self) -> int:
+        """Dilation of its 3x3 convolutions: the largest of `rates`."""
+        return max(self.rates)
 
     @functools.cached_property
     def projection(self) -> Conv | None:
@@ -185,7 +190,7 @@ class Unit:
                     depth_in,
                     depth,
                     stride=self.stride if place == self.stride_at else 1,
-                    rate=self.rate if kernel > 1 else 1,
+                    rate=self.rates[place - 1],
                     bias=self.bias[place - 1],
                     norm=place < last or self.norm_last,
                     relu=place < last,
@@ -440,7 +445,7 @@ def resnet(
                     depth=depth,
                     depth_bottleneck=depth_bottleneck,
                     stride=stride,
-                    rate=1,
+                    rates=(1,) * len(block.unit_fn.kernels),
                     stride_at=family.stride_at,
                     pre=family.pre_projection if projects else family.pre_identity,
                     post=family.post,
@@ -503,7 +508,8 @@ def with_output_stride(network: Network, output_stride: int | None) -> Network:
     for unit in network.units:
         if current == output_stride:
             shortcut: Shortcut = "identity" if unit.shortcut == "subsample" else unit.shortcut
-            units.append(dataclasses.replace(unit, stride=1, rate=rate, shortcut=shortcut))
+            rates = tuple(rate if kernel > 1 else 1 for kernel in unit.kind.kernels)
+            units.append(dataclasses.replace(unit, stride=1, rates=rates, shortcut=shortcut))
             rate *= unit.stride
         else:
             units.append(unit)
@@ -539,26 +545,37 @@ def resnet_v2(blocks: Sequence[Block], num_classes: int | None = None, **options
     return resnet(SLIM_V2, blocks, num_classes, **options)  # type: ignore[arg-type]
 
 
-def resnet_block(scope: str, base_depth: int, num_units: int, stride: int) -> Block:
-    """slim's `resnet_v2_block`: units of one width, the last of which carries the stride.
+def resnet_block(scope: str, base_depth: int, num_units: int, stride: int, stride_unit: str = "last") -> Block:
+    """Make a Block of units of one width; slim's `resnet_v2_block`, where the last unit carries the stride.
 
     >>> resnet_block("block1", base_depth=64, num_units=3, stride=2).args
     ((256, 64, 1), (256, 64, 1), (256, 64, 2))
     """
-    return Block(
-        scope,
-        bottleneck,
-        [(4 * base_depth, base_depth, 1)] * (num_units - 1) + [(4 * base_depth, base_depth, stride)],
-    )
+    strides = [1] * num_units
+    strides[-1 if stride_unit == "last" else 0] = stride
+    return Block(scope, bottleneck, [(4 * base_depth, base_depth, s) for s in strides])
 
 
 UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}  # units per Block, by depth
 
 
-def standard_blocks(units: Sequence[int]) -> list[Block]:
+def block_strides(family: Family, blocks: int) -> list[int]:
+    """The strides of a published network's Blocks: three of four halve the map, on their way out or on their way in.
+
+    >>> block_strides(SLIM_V2, 4)
+    [2, 2, 2, 1]
+    """
+    halving = [2] * (blocks - 1)
+    return [*halving, 1] if family.stride_unit == "last" else [1, *halving]
+
+
+def standard_blocks(units: Sequence[int], family: Family = SLIM_V2) -> list[Block]:
     """The Blocks of a published depth from the number of units in each."""
-    last = len(units) - 1
-    return [resnet_block(f"block{i + 1}", 64 * 2**i, count, 1 if i == last else 2) for i, count in enumerate(units)]
+    strides = block_strides(family, len(units))
+    return [
+        resnet_block(f"block{i + 1}", 64 * 2**i, count, stride, family.stride_unit)
+        for i, (count, stride) in enumerate(zip(units, strides, strict=True))
+    ]
 
 
 def _fashion() -> Network:
@@ -574,7 +591,7 @@ def _fashion() -> Network:
 
 NETWORKS: dict[str, Network] = {
     f"resnet_{family.version}_{depth}": resnet(
-        family, standard_blocks(units), family.classes, name=f"resnet_{family.version}_{depth}"
+        family, standard_blocks(units, family), family.classes, name=f"resnet_{family.version}_{depth}"
     )
     for family in (SLIM_V1, SLIM_V2)
     for depth, units in UNITS.items()
