@@ -618,3 +618,13 @@ def test_count():
     assert [count(n) for n in (0, 999, 999.7, 9536, 9995, 99_960, 999_600, 25_615_849, 6.5e9, 2e13)] == [
         *("0", "999", "1.00 k", "9.54 k", "10.0 k", "100 k", "1.00 M", "25.6 M", "6.50 G", "20000 G")
     ]
+
+
+def test_names_from_a_file_command_no_terminal(model, tmp_path):
+    weights = rf.load(model).weights
+    save_file({f"a\x1b[2Jb/{name}": np.array(array) for name, array in weights.items()}, tmp_path / "odd.safetensors")
+    for arguments in (("inspect",), ("inspect", "--end-points"), ("bench", "--steps", "1", "--batch", "1")):
+        result = run(*arguments, tmp_path / "odd.safetensors")
+        assert result.exit_code == 0
+        assert r"a\x1b[2Jb" in result.stdout
+        assert ESCAPE not in result.output

@@ -99,7 +99,10 @@ def _print(result: Measurement) -> None:
     out()
     facts(
         [
-            ("network", f"{result.network}, {_weights(result.source)}; batch {result.batch} of {height}x{width}"),
+            (
+                "network",
+                f"{printable(result.network)}, {_weights(result.source)}; batch {result.batch} of {height}x{width}",
+            ),
             ("speed", f"{result.images_per_second:.1f} images/s"),
             ("", f"{result.gflops:.0f} GFLOP/s, of {count(2 * result.macs)}FLOP an image: 2 x its multiply-adds"),
             ("peak", f"{100 * result.share:.0f}% of the {result.peak:.0f} GFLOP/s that multiply-adds alone reach here"),

@@ -223,7 +223,7 @@ def _print_end_points(network: Network, points: Mapping[str, EndPoint]) -> None:
         rows.append((row.name, row.output, row.parameters, row.macs))
     _print_columns(rows)
     out()
-    out(f"{len(points)} end points; each also as {network.name}/NAME, which is slim's key")
+    out(f"{len(points)} end points; each also as {printable(network.name)}/NAME, which is slim's key")
 
 
 def _aliases(network: Network, name: str) -> list[str]:

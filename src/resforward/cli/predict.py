@@ -117,7 +117,7 @@ def command(
 def _about(model: Model) -> str:
     pictures = model.preprocess.describe() if model.preprocess else "not known"
     return (
-        f"{model.network.name} from {printable(model.source)}: {model.network.num_classes} classes,"
+        f"{printable(model.network.name)} from {printable(model.source)}: {model.network.num_classes} classes,"
         f" {model.isa}, {in_words(model.threads)}; pictures: {pictures}"
     )
 
