@@ -44,7 +44,7 @@ Doubles random_doubles(size_t count) {
 int random_int(int low, int high) { return std::uniform_int_distribution<int>(low, high)(rng); }
 
 bool same_bits(const Floats& a, const Floats& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
 // A feature map with canaries before, behind and between its planes.
