@@ -203,7 +203,7 @@ static void conv_range(const ConvArgs& a, int64_t begin, int64_t end, int tile_b
 static void conv(const ConvArgs& a, int64_t begin, int64_t end, int tile_begin, int tile_end, void* scratch) {
   if (is_pointwise(a))
     conv_range<Rows::kContiguous>(a, begin, end, tile_begin, tile_end, scratch);
-  else if (a.in_pixel == kLanes)
+  else if (a.lanes == kLanes)
     conv_range<Rows::kBlocked>(a, begin, end, tile_begin, tile_end, scratch);
   else
     conv_range<Rows::kInterleaved>(a, begin, end, tile_begin, tile_end, scratch);
