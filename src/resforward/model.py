@@ -246,7 +246,11 @@ class Model:
             if name in known or short in known:
                 canonical[name] = name if name in known else short
             else:
-                close = nearest(short, known)
+                # `block3/unit6` is nearer to `block3/unit_6` than to its full name.
+                units = {unit.name.rpartition("/")[0]: unit.name for unit in self.network.units}
+                close = nearest(short, [*known, *units])
+                for unit, full in units.items():
+                    close = close.replace(f"`{unit}`", f"`{full}`")
                 wrong.append(f"`{name}`" + (f"; {close}" if close else ""))
         if wrong:
             raise EndPointError(
@@ -422,10 +426,10 @@ def load(
     if str(path) in BUILT_IN and not Path(path).exists():
         wanted = wanted or NETWORKS[str(path)]
         path = Path(__file__).parent / "builtin" / f"{path}.safetensors"
-    elif str(path) in NETWORKS and not Path(path).exists():
+    elif not any(Path(f"{path}{suffix}").exists() for suffix in ("", ".index")) and nearest(str(path), NETWORKS):
         raise CheckpointError(
             f"there is no checkpoint called {path}",
-            help=f"build(NETWORKS[{str(path)!r}]) makes one with random weights; load takes a file",
+            help=f"built in is {', '.join(BUILT_IN)}; build(NETWORKS[name]) makes a network with random weights",
         )
     checkpoint = read_checkpoint(path)
     source = Path(path).name

@@ -106,7 +106,10 @@ def conclude(tensors: Tensors, source: str) -> Conclusion:
             *_, depth_bottleneck = shape(f"{prefix}/conv1/weights") or (0,)
             *_, depth = shape(f"{prefix}/conv3/weights") or (0,)
             units.append((depth, depth_bottleneck, stride if unit == strided else 1))
-        blocks.append(Block(block, bottleneck, units))
+        try:
+            blocks.append(Block(block, bottleneck, units))
+        except NetworkError as error:
+            raise CheckpointError(f"{source} describes no network: {error.message}", found=error.found) from error
     layers = next((depth for depth, units in UNITS.items() if list(units) == list(counts.values())), None)
     known = f", as in resnet_{version}_{layers}" if layers else ""
     evidence.append(f"units {', '.join(map(str, counts.values()))}{known}: counted in the variables' names")
@@ -202,10 +205,12 @@ def rename(
     """
     weights: dict[str, npt.NDArray[np.float32]] = {}
     wrong: list[str] = []
+    used = {scope + name for name in network.variables}
+    unused = sorted(name for name in _without_bystanders(tensors) if name not in used)
     for name, expected in network.variables.items():
         key = scope + name
         if key not in tensors:
-            near = nearest(key, [k for k in tensors if k.startswith(scope)]) if len(wrong) < 3 else ""
+            near = nearest(key, unused) if len(wrong) < 3 else ""
             wrong.append(f"{key}: expected {expected}, found none" + (f"; {near}" if near else ""))
             continue
         array = tensors[key]
@@ -221,8 +226,7 @@ def rename(
             found=wrong,
             help=_misfit_help(network, held),
         )
-    used = {scope + name for name in network.variables}
-    return weights, tuple(sorted(name for name in _without_bystanders(tensors) if name not in used))
+    return weights, tuple(unused)
 
 
 def _misfit_help(network: Network, held: Network | None) -> str:
