@@ -22,7 +22,7 @@ import venv
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TESTS))
 
-from golden.networks import Case, checkpoint, difference, read_golden
+from golden.networks import checkpoint, difference, read_golden
 from oracles.cases import CASES
 
 import resforward
@@ -53,16 +53,6 @@ def scope(case: str) -> str:
     return case.split("/")[0]
 
 
-def engine_options(case: Case) -> dict[str, object]:
-    """What `resforward.load` must be told because a checkpoint does not say it."""
-    options: dict[str, object] = {}
-    if case.output_stride:
-        options["output_stride"] = case.output_stride
-    if not case.global_pool:
-        options["global_pool"] = False
-    return options
-
-
 def measure(case: str, program: str, folder: pathlib.Path) -> tuple[float, str]:
     """The largest relative difference to slim in one case, and the end point that has it."""
     name, row = scope(case), CASES[case]
@@ -73,7 +63,8 @@ def measure(case: str, program: str, folder: pathlib.Path) -> tuple[float, str]:
         weights = {key.removeprefix(f"{name}/"): array for key, array in stored.items()}
         _, found = reference.forward(network, weights, golden["input"])
     else:
-        model = resforward.load(checkpoint(name, path), **engine_options(row))
+        # The rest is in the checkpoint; these two are not.
+        model = resforward.load(checkpoint(name, path), output_stride=row.output_stride, global_pool=row.global_pool)
         found = model.forward(golden["input"], end_points=list(network.end_points(*row.size)))
     return max((difference(found[key], golden[key]), key) for key in network.end_points(*row.size))
 
