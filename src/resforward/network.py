@@ -55,7 +55,7 @@ class Block:
         for index, unit in enumerate(args, start=1):
             try:
                 triple = _triple(unit)
-            except (TypeError, ValueError, KeyError):
+            except (TypeError, ValueError, KeyError, OverflowError):
                 wrong.append(f"unit_{index}: {unit!r}")
             else:
                 triples.append(triple)
@@ -393,6 +393,9 @@ def _total(variables: Mapping[str, tuple[int, ...]]) -> int:
     return sum(map(_count, variables.values()))
 
 
+_END_POINT_NAMES = {"conv1", "pool1", "postnorm", "global_pool", "logits", "predictions"}
+
+
 def resnet(
     family: Family,
     blocks: Sequence[Block],
@@ -421,13 +424,16 @@ def resnet(
         name: slim's scope, the first part of full end point keys.
 
     Raises:
-        NetworkError: no Blocks, two of one name, or an output stride that cannot be reached.
+        NetworkError: no Blocks, two of one name, one called like an end point, or an output stride that cannot be
+            reached.
     """
     if not blocks:
         raise NetworkError("a network needs at least one Block")
     scopes = [block.scope for block in blocks]
     if twice := sorted({s for s in scopes if scopes.count(s) > 1}):
         raise NetworkError("Blocks share a name, so their end points would too", found=twice)
+    if taken := sorted(set(scopes) & _END_POINT_NAMES):
+        raise NetworkError("Blocks are called what an end point is called", found=taken)
     if input_channels < 1:
         raise NetworkError(f"input_channels is {input_channels}; an image has at least one channel")
     root = (stem or family.stem) if include_root_block else None
