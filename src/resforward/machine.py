@@ -18,33 +18,40 @@ class Choice(NamedTuple):
     reason: str
 
 
-def instruction_set() -> Choice:
-    """Choose the instruction set: `RESFORWARD_ISA`, or the best that this processor has.
+def instruction_set(asked: str | None = None) -> Choice:
+    """Choose the instruction set: what was asked for, `RESFORWARD_ISA`, or the best that this processor has.
 
-    >>> instruction_set().value in [name for name, _ in _core.isas()]
-    True
+    >>> instruction_set("portable")
+    Choice(value='portable', reason='asked for')
+
+    Args:
+        asked: its name, or None.
 
     Raises:
-        UnsupportedIsaError: `RESFORWARD_ISA` names one that this processor or this build does not have.
+        UnsupportedIsaError: one that this processor or this build does not have.
     """
     isas = dict(_core.isas())
     supported = [name for name, present in isas.items() if present]
-    asked = os.environ.get("RESFORWARD_ISA")
-    if not asked:
+    if asked is not None:
+        given, what, reason, advice = asked, "isa is", "asked for", "leave it out, or take"
+    elif given := os.environ.get("RESFORWARD_ISA", ""):
+        what, reason = "RESFORWARD_ISA asks for", "RESFORWARD_ISA asks for it"
+        advice = "unset RESFORWARD_ISA, or set it to"
+    else:
         return Choice(supported[0], "the best that this processor has")
-    if asked in supported:
-        return Choice(asked, "RESFORWARD_ISA asks for it")
-    if asked in isas:
+    if given in supported:
+        return Choice(given, reason)
+    if given in isas:
         raise UnsupportedIsaError(
-            f"RESFORWARD_ISA asks for {asked}, which this processor does not have",
+            f"{what} {given}, which this processor does not have",
             found=[f"it has {', '.join(supported)}"],
-            help=f"unset RESFORWARD_ISA, or set it to {supported[0]}",
+            help=f"{advice} {supported[0]}",
         )
-    close = nearest(asked, isas)
+    close = nearest(given, isas)
     raise UnsupportedIsaError(
-        f"RESFORWARD_ISA asks for {asked}, which this build does not know",
+        f"{what} {given}, which this build does not know",
         found=[f"it knows {', '.join(isas)}"] + ([close] if close else []),
-        help=f"unset RESFORWARD_ISA, or set it to {supported[0]}",
+        help=f"{advice} {supported[0]}",
     )
 
 
@@ -88,7 +95,7 @@ def cgroup_quota() -> float | None:
     Source: Linux, Documentation/admin-guide/cgroup-v2.rst (cpu.max) and cgroup-v1 (cpu.cfs_quota_us).
     """
     quotas = []
-    for folder in _cgroup_folders():
+    for folder in cgroup_folders():
         try:
             quota, period = (folder / "cpu.max").read_text().split()
         except (OSError, ValueError):
@@ -102,12 +109,11 @@ def cgroup_quota() -> float | None:
     return min(quotas, default=None)
 
 
-def _cgroup_folders() -> list[Path]:
+def cgroup_folders(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> list[Path]:
     """The control groups of this process that may limit its processors, with all their parents."""
-    root = Path("/sys/fs/cgroup")
     folders = [root, root / "cpu"]
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = membership.read_text().splitlines()
     except OSError:
         return folders
     for line in lines:

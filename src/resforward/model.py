@@ -83,7 +83,7 @@ class Model:
         self.evidence = tuple(evidence)
         self.unused = tuple(unused)
         self.threads = int(machine.threads(threads).value)
-        self.isa = str(isa or machine.instruction_set().value)
+        self.isa = str(machine.instruction_set(isa).value)
         if self.labels is not None and network.num_classes and len(self.labels) != network.num_classes:
             raise NetworkError(
                 f"{network.name} has {network.num_classes} classes, and there are {len(self.labels)} labels"
@@ -219,7 +219,10 @@ class Model:
             self._encode(self._preprocessed(images[start : start + _IMAGES_A_RUN]), end_point)
             for start in range(0, len(images), _IMAGES_A_RUN)
         ]
-        return np.concatenate(parts) if parts else np.empty((0, self.end_points[end_point].depth), np.float32)
+        if parts:
+            return np.concatenate(parts)
+        known = self.end_points
+        return np.empty((0, known[self._canonical([end_point], known)[end_point]].depth), np.float32)
 
     def _encode(self, batch: Any, end_point: str) -> Array:
         tensor = self.forward(batch, [end_point])[end_point]
@@ -242,7 +245,7 @@ class Model:
         prefix = f"{self.network.name}/"
         canonical, wrong = {}, []
         for name in asked:
-            short = name.removeprefix(prefix)
+            short = str(name).removeprefix(prefix)
             if name in known or short in known:
                 canonical[name] = name if name in known else short
             else:
@@ -283,7 +286,8 @@ class Model:
             raise InputError(f"images have shape {array.shape}, expected {expected}", help=advice)
         if 0 in array.shape[1:]:
             raise InputError(f"images have shape {array.shape}: no pixels")
-        return np.ascontiguousarray(array, np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused like that
+            return np.ascontiguousarray(array, np.float32)
 
     def _plan(self, shape: tuple[int, ...], wanted: tuple[str, ...]) -> tuple[_core.Plan, Layout]:
         key = (shape, wanted)
@@ -330,7 +334,13 @@ def _as_array(images: Any) -> npt.NDArray[Any]:
     if hasattr(images, "__array_interface__") or hasattr(images, "__array__"):
         return np.asarray(images)
     if hasattr(images, "__dlpack__"):
-        return np.from_dlpack(images)
+        try:
+            return np.from_dlpack(images)
+        except (BufferError, RuntimeError, TypeError) as error:
+            raise InputError(
+                f"images are a {type(images).__name__} that NumPy cannot read: {error}",
+                help="move it to the CPU, as a plain floating-point array",
+            ) from error
     try:
         return np.asarray(memoryview(images))
     except TypeError:
