@@ -436,6 +436,8 @@ def resnet(
         raise NetworkError("Blocks are called what an end point is called", found=taken)
     if input_channels < 1:
         raise NetworkError(f"input_channels is {input_channels}; an image has at least one channel")
+    if num_classes is not None and num_classes < 0:
+        raise NetworkError(f"num_classes is {num_classes}", help="0 or None leaves the classifier out")
     root = (stem or family.stem) if include_root_block else None
     units: list[Unit] = []
     depth_in = root.widths[-1] if root else input_channels

@@ -237,6 +237,8 @@ def _needed(steps: list[Step], stores: list[Step]) -> list[Step]:
         step.linear = step.linear if id(step.linear) in wanted else None
         step.out = step.out if id(step.out) in wanted else None
         step.preact = step.preact if id(step.preact) in wanted else None
+        if not step.out and not step.preact:
+            step.shortcut = None  # `linear` is what comes before the sum
         if step.writes:
             kept.append(step)
             wanted |= {id(value) for value in step.reads}
