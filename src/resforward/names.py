@@ -21,7 +21,9 @@ from .network import UNITS, Block, Network, block_strides, bottleneck, resnet
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 _FAMILIES = {family.version: family for family in (SLIM_V1, SLIM_V2)}
-_UNIT = re.compile(r"^(?P<scope>.*?)(?P<block>[^/]+)/unit_(?P<unit>\d+)/bottleneck_(?P<version>v[12])/(?P<rest>.+)$")
+_UNIT = re.compile(
+    r"^(?P<scope>.*?)(?P<block>[^/]+)/unit_(?P<unit>[0-9]{1,9})/bottleneck_(?P<version>v[12])/(?P<rest>.+)$"
+)
 
 # What training leaves in a checkpoint beside the weights. Sources: tf.train.Saver with slim's train_image_classifier.py
 # (optimizer slots, moving averages) and the released resnet_v1 files (mean_rgb).
@@ -162,7 +164,9 @@ def _first_depth_in(tensors: Tensors, scope: str, block: Block, version: str, sh
 
 def _natural(name: str) -> tuple[Any, ...]:
     """block2 before block10; on ties and other names, the alphabet."""
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part)
+    # Digits as text: longer is larger once leading zeros are gone, and no file makes us convert a million of them.
+    parts = re.split(r"([0-9]+)", name)
+    return tuple((0, len(n := part.lstrip("0")), n) if i % 2 else (1, 0, part) for i, part in enumerate(parts) if part)
 
 
 def _join_units(counts: Mapping[str, int]) -> str:
