@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,8 +95,13 @@ def cgroup_quota() -> float | None:
 
     Source: Linux, Documentation/admin-guide/cgroup-v2.rst (cpu.max) and cgroup-v1 (cpu.cfs_quota_us).
     """
+    return tightest_quota(cgroup_folders())
+
+
+def tightest_quota(folders: Iterable[Path]) -> float | None:
+    """The lowest quota in the folders of these control groups, processors, or None where there is none."""
     quotas = []
-    for folder in cgroup_folders():
+    for folder in folders:
         try:
             quota, period = (folder / "cpu.max").read_text().split()
         except (OSError, ValueError):
@@ -117,7 +123,7 @@ def cgroup_folders(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path(
     except OSError:
         return folders
     for line in lines:
-        _, controllers, path = line.split(":", 2)
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
         if controllers and "cpu" not in controllers.split(","):
             continue
         base = root if not controllers else root / "cpu"
