@@ -112,9 +112,10 @@ def test_any_network_is_the_reference_and_wanting_more_changes_no_bit(
     _, wanted = forward(network, random.weights, images, np.float64)
     found = random.forward(images)
     assert list(found) == list(wanted)
+    size = 0.0
     for name, tensor in found.items():
-        # Where all sums of a tensor cancel, the roundings of what was added stay: terms are of order 1 here.
-        size = max(np.abs(wanted[name]).max(), 0.1)
+        # One channel may be left of many, and sums may cancel: small values keep the roundings of those they came from.
+        size = max(size, np.abs(wanted[name]).max())
         assert np.abs(tensor - wanted[name]).max() <= TOLERANCE * size, name
 
     subset = data.draw(st.lists(st.sampled_from(list(found)), min_size=1, unique=True))
