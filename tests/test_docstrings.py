@@ -21,9 +21,6 @@ MODULES = ["resforward"] + [
 # What an example may use without a word: the public names, and NumPy.
 NAMES = {name: getattr(resforward, name) for name in resforward.__all__} | {"np": np}
 
-# Until the built-in model is there, examples that load it cannot run.
-BUILT_IN = (Path(resforward.__file__).parent / "builtin" / "fashion.safetensors").exists()
-
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,8 +28,6 @@ def test_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     module = importlib.import_module(name)
     runner = doctest.DocTestRunner()
     for test in doctest.DocTestFinder().find(module, globs=NAMES | vars(module)):
-        if not BUILT_IN:
-            test.examples = [e for e in test.examples if 'load("fashion")' not in e.source]
         runner.run(test)
     assert runner.failures == 0
 
