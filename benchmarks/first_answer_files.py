@@ -29,7 +29,7 @@ def main(name: str, folder: Path) -> None:
         (folder / f"model.ckpt{suffix}").write_bytes(data)
     write_onnx(network, weights, folder / "model.onnx")
     labels = rf.load(folder / "model.ckpt").labels
-    (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
+    (folder / "labels.txt").write_text("\n".join(labels or ()) + "\n", encoding="utf-8")
     Image.fromarray(picture(480, 640)).save(folder / "photograph.jpg", quality=95)
 
 

@@ -94,7 +94,6 @@ NB_MODULE(_core, m) {
   m.def(
       "isas",
       [] {
-        std::vector<std::pair<std::string, bool>> list;
         nb::list out;
         for (const Isa& isa : compiled_isas()) out.append(nb::make_tuple(isa.kernels->isa, isa.supported));
         return out;

@@ -134,14 +134,15 @@ void run_team(int threads, const std::function<void(int, Barrier&)>& work) {
 
 #if defined(__SSE__)
 FlushDenormals::FlushDenormals() : saved_(_mm_getcsr()) {
-  constexpr unsigned kFlushToZero = 0x8000, kDenormalsAreZero = 0x0040;
-  _mm_setcsr(unsigned(saved_) | kFlushToZero | kDenormalsAreZero);
+  // Not what the caller has, but a fixed mode: its rounding would change bits, its unmasked exceptions would trap.
+  constexpr unsigned kExceptionsMasked = 0x1f80, kFlushToZero = 0x8000, kDenormalsAreZero = 0x0040;
+  _mm_setcsr(kExceptionsMasked | kFlushToZero | kDenormalsAreZero);
 }
 FlushDenormals::~FlushDenormals() { _mm_setcsr(unsigned(saved_)); }
 #elif defined(__aarch64__)
 FlushDenormals::FlushDenormals() {
   asm volatile("mrs %0, fpcr" : "=r"(saved_));
-  asm volatile("msr fpcr, %0" : : "r"(saved_ | (uint64_t(1) << 24)));
+  asm volatile("msr fpcr, %0" : : "r"(uint64_t(1) << 24));
 }
 FlushDenormals::~FlushDenormals() { asm volatile("msr fpcr, %0" : : "r"(saved_)); }
 #else

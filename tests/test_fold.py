@@ -7,7 +7,7 @@ import pytest
 
 from resforward import Block, bottleneck, build, resnet_v1, resnet_v2
 from resforward.errors import CheckpointError
-from resforward.fold import check_variances, fold_conv, fold_norm
+from resforward.fold import check_values, fold_conv, fold_norm
 from resforward.model import Model
 from resforward.network import Conv
 
@@ -54,15 +54,15 @@ def test_a_norm_of_its_own_is_scale_and_shift() -> None:
 def test_variances_that_no_norm_can_have_are_all_named() -> None:
     network = resnet_v2(BLOCKS, num_classes=3)
     weights = dict(build(network).weights)
-    check_variances(weights, network, "good.ckpt")
+    check_values(weights, network, "good.ckpt")
     names = [name for name in weights if name.endswith("moving_variance")]
     for name, value in zip(names, (-1.0, np.nan, -2e-5), strict=False):
         weights[name] = weights[name].copy()
         weights[name][1] = value
-    with pytest.raises(CheckpointError, match=r"bad\.ckpt: 3 variances") as caught:
-        check_variances(weights, network, "bad.ckpt")
+    with pytest.raises(CheckpointError, match=r"bad\.ckpt: 3 variables") as caught:
+        check_values(weights, network, "bad.ckpt")
     assert [line.split(":")[0] for line in caught.value.found] == names[:3]
-    with pytest.raises(CheckpointError, match="3 variances"):
+    with pytest.raises(CheckpointError, match="3 variables"):
         Model(network, weights, source="bad.ckpt")
 
 

@@ -189,7 +189,7 @@ NONE_AT_ALL: dict[str, tuple[Tensors, str]] = {
     ),
     "block of 5000 digits": (
         {f"r/{'9' * 5000}/unit_1/bottleneck_v2/conv1/weights": np.zeros((1, 1, 4, 4))},
-        "is missing",
+        "holds no network",
     ),
     "superscripts": ({"r/²/unit_1/bottleneck_v2/conv1/weights": np.zeros((1, 1, 4, 4))}, "is missing"),
 }

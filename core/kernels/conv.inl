@@ -1,10 +1,8 @@
 // The convolution, once for every instruction set. The including file defines the traits `V`:
 //   V::Vec, V::kWidth (floats), V::kRows x V::kVectors (the tile), V::kGroup (rows whose pointers fit in registers),
-//   load, store, set1, fma(a, b, c) = a * b + c, add, load_weights, multiply_row(acc, x, b): acc += *x * b, max(a, b) = a > b ? a : b, so that a NaN in b stays.
+//   load, store, set1, fma(a, b, c) = a * b + c, add, max(a, b) = a > b ? a : b, so that a NaN in b stays,
+//   load_weights, multiply_row(acc, x, b): acc += *x * b.
 
-
-// Sums over K for kMr output pixels and one tile of output channels, then the epilogue.
-//   rows[tap][kRows]: input pixel of plane 0 for each output pixel. residual[kRows]: shortcut pixel of plane 0.
 enum class Rows {
   kContiguous,   // blocked input, 1x1: output pixels are neighbouring input pixels, at constant distances
   kBlocked,      // blocked input, any kernel: one pointer a pixel and tap
@@ -37,6 +35,8 @@ static inline __attribute__((always_inline)) void multiply(typename V::Vec (&acc
   }
 }
 
+// Sums over K for kMr output pixels and one tile of output channels, then the epilogue.
+//   rows[tap][kRows]: input pixel of plane 0 for each output pixel. residual[kRows]: shortcut pixel of plane 0.
 template <int kMr, Rows kRows>
 static void conv_tile(const ConvArgs& a, const float* const* rows, const float* const* residual, int64_t pixel,
                       int tile) {
@@ -112,8 +112,7 @@ static void conv_tile(const ConvArgs& a, const float* const* rows, const float* 
 // Output pixels in (n, y, x) order, walked without division.
 struct PixelWalk {
   int n, y, x;
-  PixelWalk(int64_t pixel, int h, int w)
-      : n(int(pixel / (int64_t(h) * w))), y(int(pixel / w % h)), x(int(pixel % w)) {}
+  PixelWalk(int64_t pixel, int h, int w) : n(int(pixel / (int64_t(h) * w))), y(int(pixel / w % h)), x(int(pixel % w)) {}
   void next(int h, int w) {
     if (++x == w) {
       x = 0;
@@ -162,9 +161,9 @@ static void fill_rows(const ConvArgs& a, int64_t pixel, int count, const float**
     }
     if (residual_moves)
       rows[taps * V::kRows + i] =
-          e.residual + ((int64_t(at.n) * e.residual_h + at.y * e.residual_stride) * e.residual_w +
-                        at.x * e.residual_stride) *
-                           kLanes;
+          e.residual +
+          ((int64_t(at.n) * e.residual_h + at.y * e.residual_stride) * e.residual_w + at.x * e.residual_stride) *
+              kLanes;
   }
 }
 

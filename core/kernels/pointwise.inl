@@ -28,7 +28,7 @@ static void max_pool(const PoolArgs& a, int plane, int64_t row_begin, int64_t ro
       for (int r = y0 < 0 ? 0 : y0; r < y0 + a.kernel && r < a.in_h; ++r)
         for (int s = x0 < 0 ? 0 : x0; s < x0 + a.kernel && s < a.in_w; ++s) {
           const float* p = image + (int64_t(r) * a.in_w + s) * kLanes;
-          for (int i = 0; i < kLanes; ++i) value[i] = p[i] > value[i] ? p[i] : value[i];
+          for (int i = 0; i < kLanes; ++i) value[i] = p[i] > value[i] || p[i] != p[i] ? p[i] : value[i];
         }
       finish(a.epilogue, plane, row * a.out_w + x, value);
     }

@@ -70,21 +70,27 @@ def fold_conv(weights: Weights, conv: Conv, epsilon: float) -> FoldedConv:
     return FoldedConv(kernel, norm.scale, norm.shift + bias * norm.scale)
 
 
-def check_variances(weights: Weights, network: Network, source: str) -> None:
-    """Refuse statistics that no batch norm can have, all at once.
+def check_values(weights: Weights, network: Network, source: str) -> None:
+    """Refuse values that no network can compute with, all at once.
 
     Raises:
-        CheckpointError: a variance that is NaN, or so negative that epsilon cannot make up for it.
+        CheckpointError: a variable that holds NaN or infinite values, or a variance so negative that epsilon cannot
+            make up for it.
     """
     wrong = []
     for name in network.variables:
-        if name.endswith("/moving_variance"):
+        # A sum is finite unless a value is not, or the values are absurd: one pass, and no copy.
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspicious = not np.isfinite(np.sum(weights[name]))
+        if suspicious and (bad := int(np.count_nonzero(~np.isfinite(weights[name])))):
+            wrong.append(f"{name}: {bad} of {weights[name].size} values are NaN or infinite")
+        elif name.endswith("/moving_variance"):
             lowest = float(np.min(weights[name], initial=np.inf))
             if not lowest + network.epsilon > 0:
                 wrong.append(f"{name}: its smallest value is {lowest:g}")
     if wrong:
         raise CheckpointError(
-            f"{source}: {len(wrong)} variances cannot be normalised by",
+            f"{source}: {len(wrong)} variables hold values that cannot be computed with",
             found=wrong,
             help="the file is damaged, or was written by a training that had diverged",
         )

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from . import _core, machine, names
 from .errors import CheckpointError, EndPointError, InputError, NetworkError, nearest
-from .fold import check_variances, fold_conv, fold_norm
+from .fold import check_values, fold_conv, fold_norm
 from .network import NETWORKS, Conv, EndPoint, Network, with_output_stride
 from .plan import Layout, lay_out, make_plan
 
@@ -32,6 +32,7 @@ Array = npt.NDArray[np.float32]
 
 _PLANS_KEPT = 8  # input shapes and sets of end points; each keeps an arena
 _IMAGES_A_RUN = 64  # larger batches run in parts: the arena grows with the batch and nothing else does
+_ARENA_BYTES = 1 << 29  # and so do large images: parts of as many as this holds, at least one
 
 # Held while plans and packed weights are made. One for the process: making is rare, and a forked child needs it new.
 _making = threading.RLock()
@@ -93,9 +94,21 @@ class Model:
                 f"{network.name} reads {network.input_channels} channels, its preprocessing makes"
                 f" {preprocess.input_channels}"
             )
-        check_variances(self.weights, network, source or network.name)
+        wrong = [
+            f"{name}: expected float32 {shape}, found {_described(self.weights.get(name))}"
+            for name, shape in network.variables.items()
+            if _described(self.weights.get(name)) != f"float32 {shape}"
+        ]
+        if wrong:
+            raise CheckpointError(f"weights do not fit {network.name}: {len(wrong)} variables", found=wrong)
+        check_values(self.weights, network, source or network.name)
         self._packed: dict[str, _core.PackedConv] = {}
+        self._image_bytes: dict[tuple[Any, ...], int] = {}
         self._plans: OrderedDict[tuple[Any, ...], tuple[_core.Plan, Layout]] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was packed for this processor is made anew where it arrives.
+        return self.__dict__ | {"_packed": {}, "_plans": OrderedDict(), "_image_bytes": {}}
 
     def __repr__(self) -> str:
         classes = f"{self.network.num_classes} classes" if self.network.num_classes else "no classifier"
@@ -163,8 +176,10 @@ class Model:
         canonical = self._canonical(asked, known)
         unique = list(dict.fromkeys(canonical.values()))
         results = {name: np.empty((len(batch), *known[name].shape), np.float32) for name in unique}
-        for start in range(0, len(batch), _IMAGES_A_RUN):
-            part = batch[start : start + _IMAGES_A_RUN]
+        unique.sort()  # one plan for one set, in whatever order it was asked for
+        step = self._images_a_run(batch.shape, tuple(unique))
+        for start in range(0, len(batch), step):
+            part = batch[start : start + step]
             plan, layout = self._plan(part.shape, tuple(unique))
             outputs = [results[name][start : start + len(part)] for name in layout.shapes]
             if not plan.run(part, outputs):
@@ -175,7 +190,7 @@ class Model:
         """Return the most probable classes of a picture, or of each of a list of pictures.
 
         >>> load("fashion").predict("ankle_boot.png", top=1)  # doctest: +SKIP
-        [Prediction(index=9, label='Ankle boot', probability=0.99)]
+        [Prediction(class_index=9, label='Ankle boot', probability=0.99)]
 
         Args:
             image: a path, the bytes of a file, a PIL image, an (H, W, C) uint8 array, or a list of them.
@@ -287,7 +302,17 @@ class Model:
         if 0 in array.shape[1:]:
             raise InputError(f"images have shape {array.shape}: no pixels")
         with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused like that
-            return np.ascontiguousarray(array, np.float32)
+            return np.require(array, np.float32, ["C", "A"])
+
+    def _images_a_run(self, shape: tuple[int, ...], wanted: tuple[str, ...]) -> int:
+        """Bits do not depend on the batch, so a batch may run in parts; this keeps an arena near `_ARENA_BYTES`."""
+        most = min(shape[0], _IMAGES_A_RUN)
+        if most <= 1:
+            return 1
+        key = (shape[1:], wanted)
+        if key not in self._image_bytes:
+            self._image_bytes[key] = 4 * lay_out(self.network, 1, shape[1], shape[2], wanted).arena_floats
+        return min(most, max(1, _ARENA_BYTES // self._image_bytes[key]))
 
     def _plan(self, shape: tuple[int, ...], wanted: tuple[str, ...]) -> tuple[_core.Plan, Layout]:
         key = (shape, wanted)
@@ -326,6 +351,10 @@ class Model:
         if missing:
             with ThreadPoolExecutor(self.threads) as pool:
                 self._packed.update(pool.map(pack, missing))
+
+
+def _described(array: Array | None) -> str:
+    return "none" if array is None else f"{array.dtype} {tuple(array.shape)}"
 
 
 def _as_array(images: Any) -> npt.NDArray[Any]:
@@ -433,10 +462,10 @@ def load(
 
     wanted = NETWORKS[_network_name(network)] if isinstance(network, str) else network
     held: Network | None
-    if str(path) in BUILT_IN and not Path(path).exists():
+    if str(path) in BUILT_IN:  # a file of that name is ./fashion
         wanted = wanted or NETWORKS[str(path)]
         path = Path(__file__).parent / "builtin" / f"{path}.safetensors"
-    elif not any(Path(f"{path}{suffix}").exists() for suffix in ("", ".index")) and nearest(str(path), NETWORKS):
+    elif str(path) in NETWORKS and not any(os.path.exists(f"{path}{suffix}") for suffix in ("", ".index")):
         raise CheckpointError(
             f"there is no checkpoint called {path}",
             help=f"built in is {', '.join(BUILT_IN)}; build(NETWORKS[name]) makes a network with random weights",

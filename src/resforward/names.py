@@ -20,16 +20,18 @@ from .network import UNITS, Block, Network, block_strides, bottleneck, resnet
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
+_LONGEST_NAME = 1024  # characters; longer ones are no variable's, and matching them would take for ever
+
 _FAMILIES = {family.version: family for family in (SLIM_V1, SLIM_V2)}
 _UNIT = re.compile(
-    r"^(?P<scope>.*?)(?P<block>[^/]+)/unit_(?P<unit>[0-9]{1,9})/bottleneck_(?P<version>v[12])/(?P<rest>.+)$"
+    r"^(?P<scope>(?:.*/)?)(?P<block>[^/]+)/unit_(?P<unit>[0-9]{1,9})/bottleneck_(?P<version>v[12])/(?P<rest>.+)$"
 )
 
 # What training leaves in a checkpoint beside the weights. Sources: tf.train.Saver with slim's train_image_classifier.py
 # (optimizer slots, moving averages) and the released resnet_v1 files (mean_rgb).
 _BYSTANDERS = re.compile(
     r"(^|/)(global_step|mean_rgb|beta[12]_power|save_counter|learning_rate)(:0)?$"
-    r"|/(Momentum|RMSProp(_\d+)?|Adam(_\d+)?|Adagrad|ExponentialMovingAverage)$"
+    r"|/(Momentum|RMSProp|Adam|Adagrad|Adadelta|Ftrl|ExponentialMovingAverage)(_\d+)?$"
     r"|^_CHECKPOINTABLE_OBJECT_GRAPH$"
 )
 
@@ -63,11 +65,13 @@ def conclude(tensors: Tensors, source: str) -> Conclusion:
         CheckpointError: variables that are of no ResNet of slim's, or of several.
     """
     tensors = _without_bystanders(tensors)
-    parsed = [match for name in tensors if (match := _UNIT.match(name))]
+    parsed = [match for name in tensors if len(name) <= _LONGEST_NAME and (match := _UNIT.match(name))]
     if not parsed:
         raise CheckpointError(
             f"{source} holds no network that is known here",
-            found=[f"{len(tensors)} variables, such as {', '.join(sorted(tensors)[:3]) or 'none'}"],
+            found=[
+                f"{len(tensors)} variables, such as {', '.join(name[:80] for name in sorted(tensors)[:3]) or 'none'}"
+            ],
             help="a slim ResNet's variables are called SCOPE/block1/unit_1/bottleneck_v2/conv1/weights",
         )
     kinds = Counter((match["scope"], match["version"]) for match in parsed)
@@ -174,7 +178,7 @@ def _join_units(counts: Mapping[str, int]) -> str:
 
 
 def _without_bystanders(tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
-    return {name: tensors[name] for name in tensors if not _BYSTANDERS.search(name)}
+    return {name: tensors[name] for name in tensors if len(name) > _LONGEST_NAME or not _BYSTANDERS.search(name)}
 
 
 def find_scope(tensors: Iterable[str], network: Network) -> str:
@@ -183,7 +187,7 @@ def find_scope(tensors: Iterable[str], network: Network) -> str:
     votes: Counter[str] = Counter()
     for name in tensors:
         start = 0
-        while True:  # every suffix that starts after a slash, longest first
+        while len(name) <= _LONGEST_NAME:  # every suffix that starts after a slash, longest first
             if name[start:] in variables:
                 votes[name[:start]] += 1
                 break
@@ -214,7 +218,7 @@ def rename(
     for name, expected in network.variables.items():
         key = scope + name
         if key not in tensors:
-            near = nearest(key, unused) if len(wrong) < 3 else ""
+            near = nearest(key, [n for n in unused if len(n) <= _LONGEST_NAME]) if len(wrong) < 3 else ""
             wrong.append(f"{key}: expected {expected}, found none" + (f"; {near}" if near else ""))
             continue
         array = tensors[key]

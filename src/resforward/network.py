@@ -589,7 +589,7 @@ def standard_blocks(units: Sequence[int], family: Family = SLIM_V2) -> list[Bloc
 def _fashion() -> Network:
     """The built-in model's table: 28 x 28 grey pictures, ten classes; trained by tools/train_fashion.py."""
     blocks = [
-        Block("block1", bottleneck, [(64, 32, 1)] + [(64, 32, 2)]),
+        Block("block1", bottleneck, [(64, 32, 1), (64, 32, 2)]),
         Block("block2", bottleneck, [(128, 48, 1)] * 2 + [(128, 48, 2)]),
         Block("block3", bottleneck, [(192, 64, 1)] * 4),
     ]
