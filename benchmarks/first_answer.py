@@ -76,7 +76,11 @@ def main() -> None:
         "label": label,
         "summary": columns,
         "time_over_onnxruntime": ratios,
-        "rounds": [{name: asdict(process) for name, process in row.items()} for row in rounds],
+        # What they printed holds the paths of this run.
+        "rounds": [
+            {name: {k: v for k, v in asdict(process).items() if k != "output"} for name, process in row.items()}
+            for row in rounds
+        ],
     }
     if args.json:
         write_json(result, args.json)
