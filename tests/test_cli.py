@@ -445,7 +445,7 @@ def test_bench_reports_as_the_tutorial_does():
     step = rf"{stamp}: step %d, duration = \d+\.\d{{3}}\n"
     assert re.fullmatch(
         (step % 0) + (step % 10) + rf"{stamp}: Forward across 12 steps, \d+\.\d{{3}} \+/- \d+\.\d{{3}} sec / batch\n\n"
-        r"network  fashion, random weights \(seed 0\); batch 2 of 28x28\n"
+        r"network  fashion, fashion\.safetensors; batch 2 of 28x28\n"
         r"speed    \d+\.\d images/s\n"
         r"         \d+ GFLOP/s, of 89\.6 MFLOP an image: 2 x its multiply-adds\n"
         r"peak     \d+% of the \d+ GFLOP/s that multiply-adds alone reach here\n"
@@ -628,3 +628,23 @@ def test_names_from_a_file_command_no_terminal(model, tmp_path):
         assert result.exit_code == 0
         assert r"a\x1b[2Jb" in result.stdout
         assert ESCAPE not in result.output
+
+
+def test_inspect_shows_the_built_in_checkpoint():
+    result = run("inspect", "fashion", "--check-tensors")
+    assert result.exit_code == 0
+    assert "safetensors" in run("inspect", "fashion").stdout
+
+
+def test_talk_that_cannot_be_written_does_not_cost_the_answer(model):
+    with open("/dev/full", "w") as full:
+        done = process(
+            "predict", "-m", model, "pictures/a.png", stdout=subprocess.PIPE, stderr=full, capture_output=False
+        )
+    assert done.returncode == 0
+    assert b"%" in done.stdout
+
+
+def test_labels_cannot_draw_on_the_terminal(model, tmp_path):
+    (tmp_path / "labels.txt").write_text("\x1b[31mred\n" * 10)
+    assert ESCAPE not in run("predict", "-m", model, "--labels", tmp_path / "labels.txt", "pictures/a.png").stdout

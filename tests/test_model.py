@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pathlib
+import pickle
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -519,3 +522,33 @@ def no_denormal_flag_leaks() -> Iterator[None]:
     """The caller's floating-point mode is not ours to change: a denormal stays one after every test."""
     yield
     assert np.float32(1e-30) * np.float32(1e-10) != 0
+
+
+def test_weights_that_do_not_fit_or_are_not_finite_are_refused(small: Model) -> None:
+    name = "conv1/weights"
+    for weights, message in (
+        ({**small.weights, name: small.weights[name][..., :1]}, r"conv1/weights: expected .* found float32 \("),
+        ({k: v for k, v in small.weights.items() if k != name}, "conv1/weights: expected .* found none"),
+        ({**small.weights, name: small.weights[name] * np.float32(np.nan)}, "values are NaN or infinite"),
+    ):
+        with pytest.raises(ResforwardError) as caught:
+            Model(small.network, weights)
+        assert any(re.search(message, line) for line in caught.value.found)
+
+
+def test_a_model_that_was_used_can_be_pickled(small: Model) -> None:
+    images = images_of(small.network, 2, 9, 9)
+    assert np.array_equal(pickle.loads(pickle.dumps(small))(images), small(images))
+
+
+def test_large_images_run_in_parts_of_few(small: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = images_of(small.network, 5, 33, 20)
+    whole = small(images)
+    monkeypatch.setattr(model, "_ARENA_BYTES", 1)
+    assert np.array_equal(small(images), whole)
+
+
+def test_the_built_in_name_is_never_a_file(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fashion").mkdir()
+    assert load("fashion").network.num_classes == 10

@@ -1,6 +1,7 @@
 """Every kind of picture, every kind of damage, and every array that could be read two ways."""
 
 import io
+import os
 import random
 import subprocess
 import sys
@@ -651,3 +652,11 @@ def test_warnings_turned_into_errors_are_image_errors():
         for data in mutants(SEEDS[kind](), 80, seed=kind):
             with suppress(ImageError):
                 read_picture(data)
+
+
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageError, match="is a pipe or a device"):
+        read_picture(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageError, match="is a directory"):
+        read_picture(tmp_path)

@@ -464,7 +464,7 @@ def load(
     held: Network | None
     if str(path) in BUILT_IN:  # a file of that name is ./fashion
         wanted = wanted or NETWORKS[str(path)]
-        path = Path(__file__).parent / "builtin" / f"{path}.safetensors"
+        path = checkpoint_path(path)
     elif str(path) in NETWORKS and not any(os.path.exists(f"{path}{suffix}") for suffix in ("", ".index")):
         raise CheckpointError(
             f"there is no checkpoint called {path}",
@@ -502,6 +502,15 @@ def load(
 
 
 BUILT_IN = ("fashion",)
+
+
+def checkpoint_path(name: str | os.PathLike[str]) -> Path:
+    """The file that a name stands for: the package's own for a built-in model's, else itself.
+
+    >>> checkpoint_path("fashion").name
+    'fashion.safetensors'
+    """
+    return Path(__file__).parent / "builtin" / f"{name}.safetensors" if str(name) in BUILT_IN else Path(name)
 
 
 def _network_name(name: str) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -126,7 +127,12 @@ def read_picture(source: Any, mode: Mode = "RGB") -> Picture:
 
 def _read_file(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        # Not to wait for a pipe that nobody writes to; what is no file is refused.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ImageError(
+                    f"`{path}` cannot be read: is a {'directory' if path.is_dir() else 'pipe or a device'}"
+                )
             head = file.read(_HEAD)
             _format(head, f"`{path.name}`")  # a film or a disk image is refused here, before it fills the memory
             data = head + file.read(_MAX_FILE + 1 - len(head))
@@ -250,8 +256,10 @@ def _flat(image: PILImage, name: str) -> PILImage:
             help="scale it to 8 bits first; 16-bit greys are read as `v >> 8`",
         )
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        rgba = image.convert("RGBA")
+        flat = Image.new("RGB", image.size, "white")
+        flat.paste(rgba, mask=rgba)
+        return flat
     if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
         # Adobe's CMYK files are inverted, and Pillow takes every CMYK JPEG for one of Adobe's
         image = ImageChops.invert(image)

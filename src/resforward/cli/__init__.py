@@ -6,6 +6,7 @@ import errno
 import importlib
 import os
 import sys
+import warnings
 from typing import Any, NoReturn
 
 import click
@@ -83,7 +84,8 @@ class _Commands(click.Group):
             code = 1
             _leave_stdout()
             if error.errno != errno.EPIPE:  # nobody reads any more: `| head`
-                CommandError(ResforwardError(f"cannot write: {(error.strerror or str(error)).lower()}")).show()
+                what = "cannot write" if error.filename is None else str(error.filename)[:200]
+                CommandError(ResforwardError(f"{what}: {(error.strerror or str(error)).lower()}")).show()
         sys.exit(code)
 
 
@@ -112,3 +114,5 @@ def main() -> None:
     resforward inspect resnet_v2_152       the network as its table of Blocks
     resforward bench resnet_v2_50          seconds a batch, images a second
     """
+    # What Pillow finds odd about a picture either makes it unreadable, which is said, or is not the reader's concern.
+    warnings.filterwarnings("ignore", module="PIL")

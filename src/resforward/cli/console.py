@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -50,8 +51,9 @@ def out_json(value: Any, *, indent: int | None = None) -> None:
 
 
 def say(text: str) -> None:
-    """Write a line of talk."""
-    click.echo(text, err=True, color=wants_color())
+    """Write a line of talk; a stderr that cannot be written must not cost the answer."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True, color=wants_color())
 
 
 def say_error(message: str, found: tuple[str, ...] = (), help: str | None = None) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -116,7 +115,9 @@ def _of_checkpoint(path: str, output_stride: int | None) -> _Subject:
 
 def _bytes(path: str) -> int | None:
     """Of a file, of the files in a folder, or of an index and its data; None where a prefix means other files."""
-    file = Path(path)
+    from ..model import checkpoint_path
+
+    file = checkpoint_path(path)
     if file.is_dir():
         parts = [child for child in file.iterdir() if child.is_file()]
     else:
@@ -268,8 +269,9 @@ def _document(subject: _Subject, height: int, width: int) -> dict[str, Any]:
 
 def _check_tensors(path: str, as_json: bool) -> int:
     from ..checkpoints import read_checkpoint
+    from ..model import checkpoint_path
 
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(checkpoint_path(path))
     damaged = list(_damaged(checkpoint))
     if as_json:
         out_json({"path": path, "tensors": len(checkpoint), "damaged": damaged}, indent=2)

@@ -124,7 +124,7 @@ def _about(model: Model) -> str:
 
 def _row(row: Prediction, rows: Sequence[Prediction]) -> str:
     index = max(len(str(other.class_index)) for other in rows)
-    return f"{100 * row.probability:6.2f}%  {paint(str(row.class_index).rjust(index), 'quiet')}  {row.label}"
+    return f"{100 * row.probability:6.2f}%  {paint(str(row.class_index).rjust(index), 'quiet')}  {printable(row.label)}"
 
 
 def _pictures(path: str) -> list[tuple[str, ImageError | None]]:
@@ -172,6 +172,8 @@ def _answers(model: Model, paths: Sequence[tuple[str, ImageError | None]], top: 
             return preprocess(_stdin() if path == "-" else path)
         except ImageError as error:
             return error
+        except MemoryError:
+            return ImageError(f"`{path}` does not fit in memory")
 
     todo = iter(paths)
     with ThreadPoolExecutor(model.threads) as pool:

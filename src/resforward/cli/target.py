@@ -6,13 +6,13 @@ import os
 from typing import Any
 
 from ..errors import CheckpointError, NetworkError, nearest
-from ..model import Model, load
+from ..model import BUILT_IN, Model, load
 from ..network import NETWORKS, Network
 
 
 def named_network(name: str) -> Network | None:
-    """The network of that name; None where a file of that name exists, or no network has it."""
-    return None if os.path.lexists(name) else NETWORKS.get(name)
+    """The network of that name; None where it is a checkpoint's, the built-in one's too, or no network has it."""
+    return None if name in BUILT_IN or os.path.lexists(name) else NETWORKS.get(name)
 
 
 def load_checkpoint(name: str, **options: Any) -> Model:
