@@ -10,6 +10,8 @@
 
 namespace resforward {
 
+constexpr int kLanes = 16;  // channels in a plane of an activation; one AVX-512 vector
+
 // value = bias + sum over K                          -> linear (where wanted)
 // value = value + residual, then ReLU if asked for   -> out    (where wanted)
 //         max(value * scale + shift, 0)              -> preact (where wanted)

@@ -7,9 +7,9 @@
 
 #include <cstdint>
 
-namespace resforward {
+#include "kernels.h"
 
-constexpr int kLanes = 16;  // channels in a plane; one AVX-512 vector
+namespace resforward {
 
 struct Tensor {
   int64_t offset = -1;  // in the arena, floats; -1: no tensor

@@ -57,8 +57,14 @@ Outputs make_outputs(std::optional<Tensor> linear, std::optional<Tensor> out, st
 }
 
 bool run(const Plan& plan, Images images, const std::vector<Output>& outputs) {
+  if (int64_t(images.size()) != plan.image_floats() || outputs.size() != plan.output_floats().size())
+    throw std::invalid_argument("images or outputs are not those of the plan");
   std::vector<float*> pointers;
-  for (const Output& output : outputs) pointers.push_back(output.data());
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    if (int64_t(outputs[i].size()) != plan.output_floats()[i])
+      throw std::invalid_argument("output " + std::to_string(i) + " has another size than the plan's");
+    pointers.push_back(outputs[i].data());
+  }
   const nb::gil_scoped_release release;
   return plan.run(images.data(), pointers.data());
 }
@@ -67,6 +73,7 @@ bool run(const Plan& plan, Images images, const std::vector<Output>& outputs) {
 double fma_peak(const std::string& isa, int threads, double seconds) {
   using Clock = std::chrono::steady_clock;
   const Kernels* kernels = kernels_of(isa);
+  if (threads < 1) throw std::invalid_argument("at least one thread");
   const nb::gil_scoped_release release;
   std::vector<double> rates(threads);
   run_team(threads, [&](int member, Barrier& barrier) {
@@ -146,7 +153,7 @@ NB_MODULE(_core, m) {
            "outputs"_a)
       .def("mean", &Plan::mean, "input"_a, "out"_a)
       .def("store", &Plan::store, "input"_a, "output"_a, "softmax"_a = false)
-      .def("run", &run, "images"_a, "outputs"_a,
+      .def("run", &run, "images"_a.noconvert(), "outputs"_a.noconvert(),
            "Run all steps; False when an image holds NaN or infinite values. Releases the GIL.")
       .def_prop_ro("steps", &Plan::steps)
       .def_prop_ro("arena_floats", &Plan::arena_floats);

@@ -1,6 +1,8 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <new>
+#include <stdexcept>
 #include <utility>
 
 #include "steps.h"
@@ -9,13 +11,17 @@
 namespace resforward {
 
 Plan::Plan(const Kernels* kernels, int threads, int64_t arena_floats)
-    : kernels_(kernels), threads_(threads), arena_floats_(arena_floats) {}
+    : kernels_(kernels), threads_(threads), arena_floats_(arena_floats) {
+  if (threads < 1) throw std::invalid_argument("a plan needs at least one thread");
+}
 
 void Plan::load(int n, int h, int w, int c, const Outputs& outputs) {
+  image_floats_ = int64_t(n) * h * w * c;
   steps_.push_back(std::make_unique<LoadStep>(kernels_, n, h, w, c, outputs));
 }
 
 void Plan::load_rows(int n, int h, int w, int c, int margin, int64_t offset) {
+  image_floats_ = int64_t(n) * h * w * c;
   steps_.push_back(std::make_unique<LoadRowsStep>(kernels_, n, h, w, c, margin, offset));
 }
 
@@ -29,6 +35,8 @@ void Plan::conv(std::shared_ptr<const PackedConv> conv, const Tensor& in, int st
   shape.taps_h = conv->kernel_h, shape.taps_w = conv->kernel_w;
   shape.stride = stride, shape.rate = rate, shape.pad = rate * (conv->kernel_h / 2);
   shape.n = in.n, shape.out_h = out.h, shape.out_w = out.w, shape.out_planes = out.planes();
+  if (conv->planes_in() != in.planes() || conv->planes_out() != out.planes())
+    throw std::invalid_argument("the weights are of other depths than the tensors");
   auto step = std::make_unique<ConvStep>(std::move(conv), shape, in.offset, shortcut, outputs, threads_);
   scratch_ = std::max(scratch_, step->scratch());
   steps_.push_back(std::move(step));
@@ -59,6 +67,8 @@ void Plan::mean(const Tensor& in, const Tensor& out) {
 }
 
 void Plan::store(const Tensor& in, int output, bool softmax) {
+  output_floats_.resize(std::max<size_t>(output_floats_.size(), output + 1));
+  output_floats_[output] = in.pixels() * in.c;
   steps_.push_back(std::make_unique<StoreStep>(kernels_, in, output, softmax));
 }
 
@@ -73,26 +83,43 @@ Buffer Plan::take_arena() const {
     }
   }
   // Every thread's scratch lies behind the tensors.
-  return Buffer(size_t(arena_floats_) + threads_ * ((scratch_ + 63) / 64 * 16));
+  return Buffer(size_t(arena_floats_) + threads_ * scratch_floats());
+}
+
+void Plan::give_back(Buffer arena) const {
+  const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  if (lock) idle_arenas_.push_back(std::move(arena));
 }
 
 bool Plan::run(const float* images, float* const* outputs) const {
-  Buffer arena = take_arena();
-  Run run{arena.data(), images, outputs};
+  Buffer arena;
+  bool exhausted = false;
+  Run run{nullptr, images, outputs};
   std::vector<std::atomic<int64_t>> next(steps_.size());
   run_team(threads_, [&](int member, Barrier& barrier) {
-    void* scratch = arena.data() + arena_floats_ + member * ((scratch_ + 63) / 64 * 16);
+    // Not before the team's turn has come: callers that wait for it need no arena.
+    if (member == 0) {
+      try {
+        arena = take_arena();
+        run.arena = arena.data();
+      } catch (const std::bad_alloc&) {
+        exhausted = true;
+      }
+    }
+    barrier.wait();
+    if (exhausted) return;
+    void* scratch = run.arena + arena_floats_ + member * scratch_floats();
     for (size_t s = 0; s < steps_.size(); ++s) {
       const Step& step = *steps_[s];
       const int64_t items = step.items();
       for (int64_t item; (item = next[s].fetch_add(1, std::memory_order_relaxed)) < items;)
         step.run(run, item, scratch);
       barrier.wait();
-      if (!run.finite.load(std::memory_order_relaxed)) return;  // the same for all: only the first step clears it
+      if (!run.finite.load(std::memory_order_relaxed)) break;  // the same for all: only the first step clears it
     }
+    if (member == 0) give_back(std::move(arena));
   });
-  const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-  if (lock) idle_arenas_.push_back(std::move(arena));
+  if (exhausted) throw std::bad_alloc();
   return run.finite;
 }
 

@@ -1,4 +1,4 @@
-// A plan: steps in order over one arena, run by a team of threads without allocating anything.
+// A plan: steps in order over one arena, run by a team of threads; tensors and scratch are allocated once.
 //
 // A step splits its work into items that any thread may do in any order: every output value is computed by one item
 // alone, in an order of sums that depends on nothing but the layer's shape. So the bits of a result do not depend on
@@ -65,14 +65,19 @@ class Plan {
   bool run(const float* images, float* const* outputs) const;
 
   int64_t arena_floats() const { return arena_floats_; }
+  int64_t image_floats() const { return image_floats_; }                        // that `run` reads
+  const std::vector<int64_t>& output_floats() const { return output_floats_; }  // that it writes, by output
   int steps() const { return int(steps_.size()); }
 
  private:
   Buffer take_arena() const;
+  void give_back(Buffer arena) const;
+  size_t scratch_floats() const { return (scratch_ + 63) / 64 * 16; }  // of one thread, whole cache lines
 
   const Kernels* kernels_;
   int threads_;
-  int64_t arena_floats_;
+  int64_t arena_floats_, image_floats_ = 0;
+  std::vector<int64_t> output_floats_;
   size_t scratch_ = 0;
   std::vector<std::unique_ptr<Step>> steps_;
   mutable std::mutex mutex_;

@@ -3,11 +3,9 @@
 #include <pthread.h>
 #include <sched.h>
 
-#include <memory>
+#include <deque>
 #include <mutex>
-#include <new>
 #include <thread>
-#include <vector>
 #if defined(__SSE__)
 #include <xmmintrin.h>
 #endif
@@ -42,37 +40,32 @@ int spins_for(int threads) {
   return known && threads > CPU_COUNT(&set) ? 0 : kSpins;
 }
 
+struct Worker {
+  std::thread thread;
+  std::atomic<uint32_t> epoch{0};  // moves when there is work for it
+};
+
 struct Team {
   std::mutex turn;  // held for a whole run
-  std::vector<std::thread> workers;
-  std::atomic<uint32_t> epoch{0};
-  // Of the run in progress; written before `epoch` moves, read after.
+  std::deque<Worker> workers;
+  // Of the run in progress; written before a worker's epoch moves, read after.
   const std::function<void(int, Barrier&)>* work = nullptr;
   Barrier* barrier = nullptr;
-  int members = 0, spins = 0;
   std::atomic<int> running{0};
   std::atomic<uint32_t> finished{0};
 
-  void serve(int member, uint32_t seen) {
-    for (;;) {
+  void serve(int member, const std::atomic<uint32_t>& epoch) {
+    for (uint32_t seen = 0;;) {
       wait_while(epoch, seen, kSpins);
       seen = epoch.load(std::memory_order_acquire);
-      if (member >= members) {
-        done();
-        continue;
-      }
       {
         const FlushDenormals flush;
         (*work)(member, *barrier);
       }
-      done();
-    }
-  }
-
-  void done() {
-    if (running.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-      finished.fetch_add(1, std::memory_order_release);
-      finished.notify_one();
+      if (running.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        finished.fetch_add(1, std::memory_order_release);
+        finished.notify_one();
+      }
     }
   }
 
@@ -80,15 +73,22 @@ struct Team {
     const std::lock_guard<std::mutex> lock(turn);
     while (int(workers.size()) < threads - 1) {
       const int member = int(workers.size()) + 1;
-      const uint32_t seen = epoch.load(std::memory_order_relaxed);
-      workers.emplace_back([this, member, seen] { serve(member, seen); });
+      Worker& worker = workers.emplace_back();
+      try {
+        worker.thread = std::thread([this, member, &worker] { serve(member, worker.epoch); });
+      } catch (...) {
+        workers.pop_back();
+        throw;
+      }
     }
     Barrier meeting(threads, spins_for(threads));
-    work = &w, barrier = &meeting, members = threads;
-    running.store(int(workers.size()), std::memory_order_relaxed);
+    work = &w, barrier = &meeting;
+    running.store(threads - 1, std::memory_order_relaxed);
     const uint32_t before = finished.load(std::memory_order_relaxed);
-    epoch.fetch_add(1, std::memory_order_release);
-    epoch.notify_all();
+    for (int i = 0; i < threads - 1; ++i) {
+      workers[i].epoch.fetch_add(1, std::memory_order_release);
+      workers[i].epoch.notify_one();
+    }
     {
       const FlushDenormals flush;
       w(0, meeting);

@@ -2,7 +2,6 @@
 #include <immintrin.h>
 
 #include "../kernels.h"
-#include "../layout.h"
 
 namespace resforward {
 namespace {

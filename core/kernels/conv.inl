@@ -152,7 +152,7 @@ static void fill_rows(const ConvArgs& a, int64_t pixel, int count, const float**
     for (int r = 0; r < a.taps_h; ++r) {
       const int y = y0 + r * a.rate;
       const bool inside = unsigned(y) < unsigned(a.in_h);
-      const float* row = image + y * in_row;
+      const float* row = inside ? image + y * in_row : nullptr;
       for (int s = 0; s < a.taps_w; ++s, ++tap) {
         const int x = x0 + s * a.rate;
         const bool pixel_inside = inside && unsigned(x) < unsigned(a.in_w);

@@ -1,6 +1,5 @@
 // Any processor: the compiler's own vectors of four floats, which are SSE on x86-64 and NEON on Arm.
 #include "../kernels.h"
-#include "../layout.h"
 
 namespace resforward {
 namespace {
