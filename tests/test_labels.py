@@ -1,5 +1,7 @@
 """Class names, files of them, and the most probable."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -122,6 +124,19 @@ def test_missing_labels_file_suggests_a_near_name(tmp_path):
         read_labels(tmp_path / "nowhere" / "label.txt", 1)
     with pytest.raises(NetworkError, match="cannot be read"):
         read_labels(tmp_path, 1)
+
+
+def test_labels_come_from_a_small_regular_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(NetworkError, match="is a pipe"):
+        read_labels(tmp_path / "pipe", 1)
+    with pytest.raises(NetworkError, match="is a device"):
+        read_labels("/dev/zero", 1)
+    with pytest.raises(NetworkError, match="has a NUL character"):
+        read_labels("a\0b", 1)
+    (tmp_path / "long").write_bytes(b"a" * 1_000_001)
+    with pytest.raises(NetworkError, match="larger than 1 MB"):
+        read_labels(tmp_path / "long", 1)
 
 
 # --- the most probable -----------------------------------------------------------------------------------------------

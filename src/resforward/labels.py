@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
@@ -35,6 +37,8 @@ FASHION_10 = (
 )  # Fashion-MNIST's own spelling, labels 0 to 9
 
 BACKGROUND = "background"
+
+_MAX_FILE = 1_000_000  # bytes; ImageNet's names are 15 000
 
 
 class Prediction(NamedTuple):
@@ -92,11 +96,13 @@ def read_labels(path: str | os.PathLike[str], classes: int) -> tuple[str, ...]:
         classes: how many names there have to be.
 
     Raises:
-        NetworkError: no such file, not text, an empty line, or another number of names than classes.
+        NetworkError: no such file, not a regular file, over 1 MB, not text, an empty line, or another number of names
+            than classes.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        data = _read_file(path)
+        text = data.decode("utf-8-sig")
     except FileNotFoundError as error:
         names = os.listdir(path.parent) if path.parent.is_dir() else []
         raise NetworkError(f"no labels file `{path}`", help=nearest(path.name, names) or None) from error
@@ -104,7 +110,8 @@ def read_labels(path: str | os.PathLike[str], classes: int) -> tuple[str, ...]:
         raise NetworkError(f"`{path.name}` is not UTF-8 text: byte {error.start}") from error
     except OSError as error:
         raise NetworkError(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}") from error
-    lines = text.split("\n")  # read_text has turned Windows line ends into these; splitlines would also split at U+2028
+    # Line ends of every system, but not U+2028, at which splitlines would split too.
+    lines = io.IncrementalNewlineDecoder(None, translate=True).decode(text, final=True).split("\n")
     if lines[-1] == "":
         lines.pop()
     labels = tuple(line.strip() for line in lines)
@@ -117,6 +124,21 @@ def read_labels(path: str | os.PathLike[str], classes: int) -> tuple[str, ...]:
             help=_count_help(len(labels), classes),
         )
     return labels
+
+
+def _read_file(path: Path) -> bytes:
+    if "\0" in str(path):
+        raise NetworkError(f"`{path}` cannot be a file: its name has a NUL character")
+    # Not to wait for a pipe that nobody writes to.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "directory" if stat.S_ISDIR(mode) else "pipe" if stat.S_ISFIFO(mode) else "device"
+            raise NetworkError(f"`{path}` cannot be read: is a {kind}")
+        data = file.read(_MAX_FILE + 1)
+    if len(data) > _MAX_FILE:
+        raise NetworkError(f"`{path.name}` is larger than 1 MB, which no list of class names is")
+    return data
 
 
 def _count_help(names: int, classes: int) -> str | None:

@@ -129,10 +129,10 @@ def _read_file(path: Path) -> bytes:
     try:
         # Not to wait for a pipe that nobody writes to; what is no file is refused.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ImageError(
-                    f"`{path}` cannot be read: is a {'directory' if path.is_dir() else 'pipe or a device'}"
-                )
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                kind = "directory" if stat.S_ISDIR(mode) else "pipe" if stat.S_ISFIFO(mode) else "device"
+                raise ImageError(f"`{path}` cannot be read: is a {kind}")
             head = file.read(_HEAD)
             _format(head, f"`{path.name}`")  # a film or a disk image is refused here, before it fills the memory
             data = head + file.read(_MAX_FILE + 1 - len(head))
