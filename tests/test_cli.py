@@ -648,3 +648,61 @@ def test_talk_that_cannot_be_written_does_not_cost_the_answer(model):
 def test_labels_cannot_draw_on_the_terminal(model, tmp_path):
     (tmp_path / "labels.txt").write_text("\x1b[31mred\n" * 10)
     assert ESCAPE not in run("predict", "-m", model, "--labels", tmp_path / "labels.txt", "pictures/a.png").stdout
+
+
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_a_picture_without_memory_or_probabilities_is_one_error(model, monkeypatch, as_json):
+    forward, preprocess = rf.Model.forward, rf.Preprocess.__call__
+
+    def broken_forward(self, *arguments):
+        points = {name: array.copy() for name, array in forward(self, *arguments).items()}
+        points["predictions"][1] = np.nan
+        return points
+
+    def hungry(self, picture, *more):
+        if "c.JPG" in str(picture):
+            raise MemoryError
+        return preprocess(self, picture, *more)
+
+    monkeypatch.setattr(rf.Model, "forward", broken_forward)
+    monkeypatch.setattr(rf.Preprocess, "__call__", hungry)
+    names = [f"pictures/{name}" for name in ("c.JPG", "a.png", "b.png", "a.png")]
+    result = run("predict", "-q", "-m", model, "--top", 1, *as_json, *names)
+    assert result.exit_code == 3
+    lines = result.stdout.splitlines()
+    if as_json:
+        assert ["error" in json.loads(line) for line in lines] == [True, False, True, False]
+    else:
+        assert [line.split()[0] for line in lines] == ["pictures/a.png"] * 2
+        assert "error: `pictures/c.JPG` does not fit in memory\n" in result.stderr
+        assert "error: `pictures/b.png` gets probabilities that are NaN or infinite\n" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EIO, "Input/output error", "m.st"), "error: input/output error: m.st\n"),
+        (OSError(errno.EMFILE, "Too many open files"), "error: too many open files\n"),
+    ],
+)
+def test_only_output_cannot_be_written(model, error, said):
+    code = (
+        "import errno, resforward.cli.target as target\n"
+        "from resforward.cli import main\n"
+        f"def fail(*_, **__): raise OSError(*{(error.errno, error.strerror, *filter(None, [error.filename]))})\n"
+        "target.load_checkpoint = fail\n"
+        "main(['predict', 'pictures/a.png'])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment())
+    assert result.returncode == 1
+    assert result.stderr.decode() == said
+
+
+def test_what_pillow_warns_of_is_not_said(model, tmp_path):
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0"  # declares five entries and holds none
+    Image.new("RGB", (40, 40)).save(tmp_path / "odd.jpg", exif=exif)
+    with pytest.warns(UserWarning, match="Corrupt EXIF"):
+        Image.open(tmp_path / "odd.jpg").getexif()
+    result = process("predict", "-q", "-m", model, str(tmp_path / "odd.jpg"))
+    assert result.returncode == 0
+    assert result.stderr == b""

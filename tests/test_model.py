@@ -552,3 +552,9 @@ def test_the_built_in_name_is_never_a_file(tmp_path: pathlib.Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fashion").mkdir()
     assert load("fashion").network.num_classes == 10
+
+
+def test_one_picture_can_be_encoded() -> None:
+    fashion = load("fashion")
+    picture = np.arange(28 * 28, dtype=np.uint8).reshape(28, 28)
+    assert np.array_equal(fashion.encode(picture), fashion.encode([picture]))

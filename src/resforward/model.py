@@ -202,11 +202,12 @@ class Model:
         """
         from .labels import top_k_rows
 
+        if top < 1:
+            raise NetworkError(f"top is {top}", help="ask for at least one class")
         several = isinstance(image, list | tuple)
         if not self.network.num_classes or not self.network.global_pool:
-            raise NetworkError(
-                f"{self.network.name} has no classifier to predict with", help="use `encode` or `forward`"
-            )
+            lacks = "classifier" if not self.network.num_classes else "global pool, so it gives a map of logits"
+            raise NetworkError(f"{self.network.name} has no {lacks}", help="use `encode` or `forward`")
         rows = []
         pictures = list(image) if several else [image]
         for start in range(0, len(pictures), _IMAGES_A_RUN):
@@ -222,12 +223,14 @@ class Model:
         (2, 192)
 
         Args:
-            images: a list of pictures, as for `predict`, or preprocessed images, as for `__call__`.
+            images: a picture or a list of them, as for `predict`, or preprocessed images, as for `__call__`.
             end_point: whose tensor.
 
         Raises:
             ImageError, InputError, EndPointError: as `predict` and `forward`.
         """
+        if _is_picture(images):
+            images = [images]
         if not isinstance(images, list | tuple):
             return self._encode(images, end_point)
         parts = [
@@ -285,7 +288,9 @@ class Model:
         if array.dtype.kind != "f":
             advice: str | None = "floats are taken as preprocessed: see `model.preprocess`"
             if array.dtype == np.uint8:
-                advice = "uint8 is a picture: `model.predict(picture)`, or `model.preprocess.batch([...])` first"
+                advice = (
+                    "uint8 is a picture: `model.predict` or `model.encode` it, or `model.preprocess.batch([...])` first"
+                )
             raise InputError(f"images are {array.dtype}, expected {expected}", help=advice)
         if array.ndim != 4:
             advice = "one image is a batch of one: images[None]" if array.ndim == 3 else None
@@ -357,15 +362,21 @@ def _described(array: Array | None) -> str:
     return "none" if array is None else f"{array.dtype} {tuple(array.shape)}"
 
 
+def _is_picture(source: Any) -> bool:
+    """Whether `predict` would take it for one picture: a path, bytes, a PIL image, a uint8 array without a batch."""
+    if isinstance(source, np.ndarray):
+        return source.dtype == np.uint8 and source.ndim in (2, 3)
+    return isinstance(source, str | os.PathLike | bytes) or hasattr(source, "getbands")
+
+
 def _as_array(images: Any) -> npt.NDArray[Any]:
     if isinstance(images, np.ndarray):
         return images
-    if hasattr(images, "__array_interface__") or hasattr(images, "__array__"):
-        return np.asarray(images)
-    if hasattr(images, "__dlpack__"):
+    exports = hasattr(images, "__array_interface__") or hasattr(images, "__array__")
+    if exports or hasattr(images, "__dlpack__"):
         try:
-            return np.from_dlpack(images)
-        except (BufferError, RuntimeError, TypeError) as error:
+            return np.asarray(images) if exports else np.from_dlpack(images)
+        except (BufferError, RuntimeError, TypeError) as error:  # on a GPU, part of a gradient, bfloat16
             raise InputError(
                 f"images are a {type(images).__name__} that NumPy cannot read: {error}",
                 help="move it to the CPU, as a plain floating-point array",
@@ -375,7 +386,7 @@ def _as_array(images: Any) -> npt.NDArray[Any]:
     except TypeError:
         raise InputError(
             f"images are a {type(images).__name__}, expected an array",
-            help="a path or a picture goes to `model.predict`; a list of arrays to np.stack first",
+            help="a path or a picture goes to `model.predict` or `model.encode`; a list of arrays to np.stack first",
         ) from None
 
 

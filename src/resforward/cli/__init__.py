@@ -6,6 +6,7 @@ import errno
 import importlib
 import os
 import sys
+import traceback
 import warnings
 from typing import Any, NoReturn
 
@@ -56,7 +57,7 @@ class _Commands(click.Group):
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a label in any encoding
         try:
             code = super().invoke(ctx)
-            sys.stdout.flush()
+            click.echo(nl=False)  # flushes
         except ResforwardError as error:
             raise failure(error, ctx) from error
         except KeyboardInterrupt as error:
@@ -84,9 +85,18 @@ class _Commands(click.Group):
             code = 1
             _leave_stdout()
             if error.errno != errno.EPIPE:  # nobody reads any more: `| head`
-                what = "cannot write" if error.filename is None else str(error.filename)[:200]
-                CommandError(ResforwardError(f"{what}: {(error.strerror or str(error)).lower()}")).show()
+                reason = (error.strerror or str(error)).lower()
+                if _of_output(error):
+                    reason = f"cannot write: {reason}"
+                elif error.filename is not None:
+                    reason = f"{reason}: {os.fsdecode(error.filename)[:200]}"
+                CommandError(ResforwardError(reason)).show()
         sys.exit(code)
+
+
+def _of_output(error: OSError) -> bool:
+    """Whether it came from `click.echo`, through which everything is written: answers, --help, --version."""
+    return any(frame.f_code is click.echo.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _leave_stdout() -> None:

@@ -157,7 +157,7 @@ def _answers(model: Model, paths: Sequence[tuple[str, ImageError | None]], top: 
     import numpy as np
 
     from ..errors import NetworkError
-    from ..labels import top_k_rows
+    from ..labels import top_k
 
     preprocess = model.preprocess
     if preprocess is None or not model.network.num_classes or not model.network.global_pool:
@@ -180,9 +180,13 @@ def _answers(model: Model, paths: Sequence[tuple[str, ImageError | None]], top: 
         while items := list(islice(todo, _BATCH)):
             read_items = list(pool.map(read, items))
             batch = [picture for picture in read_items if not isinstance(picture, ImageError)]
-            found: Iterator[list[Prediction]] = iter(())
+            rows: Iterator[np.ndarray] = iter(())
             if batch:
-                tensor = model.forward(np.stack(batch), ["predictions"])["predictions"]
-                found = iter(top_k_rows(tensor[:, 0, 0, :], top, model.labels))
+                rows = iter(model.forward(np.stack(batch), ["predictions"])["predictions"][:, 0, 0, :])
             for (path, _), picture in zip(items, read_items, strict=True):
-                yield path, picture if isinstance(picture, ImageError) else next(found)
+                if isinstance(picture, ImageError):
+                    yield path, picture
+                elif np.isfinite(row := next(rows)).all():
+                    yield path, top_k(row, top, model.labels)
+                else:
+                    yield path, ImageError(f"`{path}` gets probabilities that are NaN or infinite")
