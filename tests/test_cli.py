@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 import resforward as rf
 from resforward.cli import COMMANDS, main
 from resforward.cli.console import count, printable
+from resforward.preprocess import Preprocess
 
 ROOT = pathlib.Path(__file__).parent.parent
 SOURCES = pathlib.Path(rf.__file__).parent.parent
@@ -652,7 +653,7 @@ def test_labels_cannot_draw_on_the_terminal(model, tmp_path):
 
 @pytest.mark.parametrize("as_json", [(), ("--json",)])
 def test_a_picture_without_memory_or_probabilities_is_one_error(model, monkeypatch, as_json):
-    forward, preprocess = rf.Model.forward, rf.Preprocess.__call__
+    forward, preprocess = rf.Model.forward, Preprocess.__call__
 
     def broken_forward(self, *arguments):
         points = {name: array.copy() for name, array in forward(self, *arguments).items()}
@@ -665,7 +666,7 @@ def test_a_picture_without_memory_or_probabilities_is_one_error(model, monkeypat
         return preprocess(self, picture, *more)
 
     monkeypatch.setattr(rf.Model, "forward", broken_forward)
-    monkeypatch.setattr(rf.Preprocess, "__call__", hungry)
+    monkeypatch.setattr(Preprocess, "__call__", hungry)
     names = [f"pictures/{name}" for name in ("c.JPG", "a.png", "b.png", "a.png")]
     result = run("predict", "-q", "-m", model, "--top", 1, *as_json, *names)
     assert result.exit_code == 3
@@ -701,8 +702,8 @@ def test_only_output_cannot_be_written(model, error, said):
 def test_what_pillow_warns_of_is_not_said(model, tmp_path):
     exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0"  # declares five entries and holds none
     Image.new("RGB", (40, 40)).save(tmp_path / "odd.jpg", exif=exif)
-    with pytest.warns(UserWarning, match="Corrupt EXIF"):
-        Image.open(tmp_path / "odd.jpg").getexif()
+    with pytest.warns(UserWarning, match="Corrupt EXIF"), Image.open(tmp_path / "odd.jpg") as image:
+        image.getexif()
     result = process("predict", "-q", "-m", model, str(tmp_path / "odd.jpg"))
     assert result.returncode == 0
     assert result.stderr == b""

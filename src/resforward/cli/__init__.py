@@ -6,7 +6,6 @@ import errno
 import importlib
 import os
 import sys
-import traceback
 import warnings
 from typing import Any, NoReturn
 
@@ -96,6 +95,8 @@ class _Commands(click.Group):
 
 def _of_output(error: OSError) -> bool:
     """Whether it came from `click.echo`, through which everything is written: answers, --help, --version."""
+    import traceback
+
     return any(frame.f_code is click.echo.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
