@@ -63,7 +63,7 @@ class _Commands(click.Group):
             raise InterruptError from error
         except MemoryError as error:
             raise failure(
-                ResforwardError("out of memory", help="a smaller --batch, or --size, needs less"), ctx
+                ResforwardError("out of memory", help="fewer or smaller images at once need less"), ctx
             ) from error
         return int(code or 0)
 
