@@ -688,10 +688,10 @@ def test_a_picture_without_memory_or_probabilities_is_one_error(model, monkeypat
 )
 def test_only_output_cannot_be_written(model, error, said):
     code = (
-        "import errno, resforward.cli.target as target\n"
+        "import errno, resforward.model as model\n"
         "from resforward.cli import main\n"
         f"def fail(*_, **__): raise OSError(*{(error.errno, error.strerror, *filter(None, [error.filename]))})\n"
-        "target.load_checkpoint = fail\n"
+        "model.load = fail\n"
         "main(['predict', 'pictures/a.png'])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment())

@@ -401,7 +401,7 @@ def _not_finite(batch: Array) -> InputError:
     )
 
 
-def build(network: Network, seed: int = 0, *, threads: int | None = None, isa: str | None = None) -> Model:
+def build(network: Network | str, seed: int = 0, *, threads: int | None = None, isa: str | None = None) -> Model:
     """Make a model with random weights: to measure, to test, to look at shapes.
 
     >>> build(NETWORKS["fashion"], seed=1).source
@@ -411,11 +411,13 @@ def build(network: Network, seed: int = 0, *, threads: int | None = None, isa: s
     any depth; batch norm's statistics are near those of a trained network, and not trivial.
 
     Args:
-        network: the table, from `NETWORKS`, `resnet_v1` or `resnet_v2`.
+        network: the table, from `resnet_v1` or `resnet_v2`, or the name of one of `NETWORKS`.
         seed: of the random weights; the same seed gives the same weights.
         threads: of the forward pass; None for all that this process may use.
         isa: instruction set; None for the best.
     """
+    if isinstance(network, str):
+        network = NETWORKS[_network_name(network)]
     rng = np.random.default_rng(seed)
     damped = {f"{unit.convs[-1].name}/weights" for unit in network.units}
 
@@ -479,7 +481,7 @@ def load(
     elif str(path) in NETWORKS and not any(os.path.exists(f"{path}{suffix}") for suffix in ("", ".index")):
         raise CheckpointError(
             f"there is no checkpoint called {path}",
-            help=f"built in is {', '.join(BUILT_IN)}; build(NETWORKS[name]) makes a network with random weights",
+            help=f"name a file or a folder; built in is only {', '.join(BUILT_IN)}",
         )
     checkpoint = read_checkpoint(path)
     source = Path(path).name

@@ -239,7 +239,7 @@ def rename(
 
 def _misfit_help(network: Network, held: Network | None) -> str:
     if held is None:
-        return "load without `network` to see what the file holds"
+        return "load without options to see what the file holds"
     differences: Sequence[tuple[str, Any, Any]] = (
         ("family", held.family.name, network.family.name),
         ("units", [len(u) for u in held.blocks.values()], [len(u) for u in network.blocks.values()]),
@@ -251,5 +251,5 @@ def _misfit_help(network: Network, held: Network | None) -> str:
     if {held.num_classes, network.num_classes} == {1000, 1001} and len(told) == 1:
         text += "; a head of 1001 classes keeps index 0 for `background`: pass num_classes=" + str(held.num_classes)
     else:
-        text += "; load without `network` to take it as it is"
+        text += "; load without options to take it as it is"
     return text

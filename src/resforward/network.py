@@ -51,6 +51,11 @@ class Block:
     args: tuple[tuple[int, int, int], ...]
 
     def __init__(self, scope: str, unit_fn: UnitKind, args: Iterable[Sequence[int] | Mapping[str, int]]) -> None:
+        if not isinstance(unit_fn, UnitKind):
+            raise NetworkError(
+                f"{scope}'s unit_fn is a {type(unit_fn).__name__}",
+                help="pass `resforward.bottleneck`, which is a value here",
+            )
         triples, wrong = [], []
         for index, unit in enumerate(args, start=1):
             try:

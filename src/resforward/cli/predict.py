@@ -68,10 +68,10 @@ def command(
     """Label pictures.
 
     An IMAGE is a file, `-` for a picture's bytes on stdin, or a folder: the pictures in it, by the endings of their
-    names, but not in folders inside it. An image that cannot be read is one line on stderr; the others are answered.
+    names, but not in folders inside it. An image that cannot be read is one error on stderr; the others are answered.
 
     \b
-    resforward predict photos/*.jpg --top 1
+    resforward predict -m resnet_v2_50.ckpt photos/*.jpg --top 1
     resforward predict -m resnet_v2_50.ckpt --json cat.jpg
     curl -s https://example.org/boot.png | resforward predict -
 
@@ -80,9 +80,9 @@ def command(
     if images.count("-") > 1:
         raise click.UsageError("stdin holds one picture: give `-` once")
     from ..labels import read_labels
-    from .target import load_checkpoint
+    from ..model import load
 
-    model = load_checkpoint(source, num_classes=num_classes, threads=threads)
+    model = load(source, num_classes=num_classes, threads=threads)
     if labels is not None:
         model.labels = read_labels(labels, model.network.num_classes)
     if not quiet:
