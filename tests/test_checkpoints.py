@@ -5,7 +5,6 @@ import io
 import itertools
 import os
 import shutil
-import sys
 import tarfile
 import time
 import tracemalloc
@@ -505,7 +504,6 @@ def test_state_files_refused(tmp_path, path):
     refusal(write(folder, {"checkpoint": b'model_checkpoint_path: "' + path + b'"'}).parent)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs pipes and permissions")
 def test_what_is_no_regular_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert "not a regular file" in refusal(tmp_path / "pipe")
@@ -911,7 +909,6 @@ def test_safetensors_header_beyond_the_file_or_too_long(tmp_path):
 # --- fuzzing ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measures memory as Linux does")
 def test_mutations():
     from fuzz_checkpoints import fuzz
 

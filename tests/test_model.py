@@ -558,3 +558,10 @@ def test_one_picture_can_be_encoded() -> None:
     fashion = load("fashion")
     picture = np.arange(28 * 28, dtype=np.uint8).reshape(28, 28)
     assert np.array_equal(fashion.encode(picture), fashion.encode([picture]))
+
+
+def test_load_takes_names_and_refuses_other_things() -> None:
+    assert load("fashion", network="fashion", preprocess="fashion_28").preprocess is not None
+    for options in ({"network": [1]}, {"network": "fashio"}, {"preprocess": "fashion_29"}, {"num_classes": 10.0}):
+        with pytest.raises(NetworkError):
+            load("fashion", **options)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -210,3 +211,21 @@ def test_what_describes_no_network_is_refused(make: Any, message: str) -> None:
 )  # fmt: skip
 def test_pool_geometry(padding: PoolPadding, size: int, geometry: tuple[int, int]) -> None:
     assert Pool(3, 2, padding).geometry(size) == geometry
+
+
+def test_values_that_describe_no_network_are_all_named() -> None:
+    with pytest.raises(NetworkError) as caught:
+        dataclasses.replace(
+            NETWORKS["fashion"], num_classes=10.0, input_channels=True, global_pool="no", epsilon=float("nan")
+        )
+    assert [line.split()[0] for line in caught.value.found] == [
+        "num_classes",
+        "input_channels",
+        "global_pool",
+        "epsilon",
+    ]
+
+
+def test_strides_no_image_has_are_refused() -> None:
+    with pytest.raises(NetworkError, match="is no network"):
+        resnet_v2([Block("block1", bottleneck, [(4, 1, 10**12)])])

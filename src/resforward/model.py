@@ -444,7 +444,7 @@ def load(
     num_classes: int | None = None,
     global_pool: bool | None = None,
     output_stride: int | None = None,
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
     threads: int | None = None,
     isa: str | None = None,
@@ -462,7 +462,7 @@ def load(
         num_classes: of `network`, where it is not its own; 0 leaves the classifier out.
         global_pool: False for a map of logits or features instead of one vector.
         output_stride: pixels of the image for one of the last Block's, by dilation.
-        preprocess: another row than the family's.
+        preprocess: another row than the family's, or the name of one of `preprocess.PRESETS`.
         labels: a name for each class, where it is not ImageNet's 1000 or 1001.
         threads: of the forward pass; None for `RESFORWARD_THREADS` or all that this process may use.
         isa: instruction set; None for `RESFORWARD_ISA` or the best.
@@ -473,6 +473,8 @@ def load(
     """
     from .checkpoints import read_checkpoint
 
+    if network is not None and not isinstance(network, Network | str):
+        raise NetworkError(f"network is a {type(network).__name__}", help="pass a Network or the name of one")
     wanted = NETWORKS[_network_name(network)] if isinstance(network, str) else network
     held: Network | None
     if str(path) in BUILT_IN:  # a file of that name is ./fashion
@@ -504,7 +506,7 @@ def load(
     return Model(
         wanted,
         weights,
-        preprocess=preprocess or own["preprocess"],
+        preprocess=_preprocess(preprocess) or own["preprocess"],
         labels=labels if labels is not None else own["labels"],
         source=source,
         evidence=evidence,
@@ -535,6 +537,16 @@ def _network_name(name: str) -> str:
             help=f"there are {', '.join(NETWORKS)}",
         )
     return name
+
+
+def _preprocess(row: Preprocess | str | None) -> Preprocess | None:
+    from .preprocess import PRESETS, Preprocess
+
+    if row is None or isinstance(row, Preprocess):
+        return row
+    if row not in PRESETS:
+        raise NetworkError(f"there is no preprocessing called {row!r}", help=f"there are {', '.join(PRESETS)}")
+    return PRESETS[row]
 
 
 def _held(checkpoint: Mapping[str, npt.NDArray[Any]], source: str) -> Network | None:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 from .errors import NetworkError
 from .families import SLIM_V1, SLIM_V2, Family, Post, Pre, Shortcut, Stem
@@ -268,6 +270,23 @@ class Network:
     epsilon: float
     output_stride: int | None = None
 
+    def __post_init__(self) -> None:
+        # However it was made, by `resnet`, `load` or dataclasses.replace.
+        wrong = []
+        if not _is_whole(self.num_classes) or self.num_classes < 0:
+            wrong.append(f"num_classes is {self.num_classes!r}, expected a whole number; 0 leaves the classifier out")
+        if not _is_whole(self.input_channels) or self.input_channels < 1:
+            wrong.append(f"input_channels is {self.input_channels!r}; an image has at least one channel")
+        if not isinstance(self.global_pool, bool):
+            wrong.append(f"global_pool is {self.global_pool!r}, expected True or False")
+        if not (isinstance(self.epsilon, int | float) and 0 < self.epsilon < math.inf):
+            wrong.append(f"epsilon is {self.epsilon!r}, expected a number above 0")
+        for unit in self.units:
+            if max(unit.stride, *unit.rates) > _LARGEST_STEP:
+                wrong.append(f"{unit.name}: stride {unit.stride}, rate {unit.rate}; at most {_LARGEST_STEP}")
+        if wrong:
+            raise NetworkError(f"{self.name} is no network", found=wrong)
+
     @functools.cached_property
     def stem_convs(self) -> tuple[Conv, ...]:
         """The root block's convolutions, in order."""
@@ -390,12 +409,31 @@ class Network:
             yield EndPoint("predictions", h, w, self.num_classes, 0, 0)
 
 
+_LARGEST_STEP = 1 << 15  # of strides and rates, pixels: more than any image has, and products stay far from overflow
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _count(shape: tuple[int, ...]) -> int:
     return functools.reduce(lambda a, b: a * b, shape, 1)
 
 
 def _total(variables: Mapping[str, tuple[int, ...]]) -> int:
     return sum(map(_count, variables.values()))
+
+
+class Options(TypedDict, total=False):
+    """What `resnet_v1` and `resnet_v2` take beside Blocks and classes; see `resnet`."""
+
+    global_pool: bool
+    output_stride: int | None
+    include_root_block: bool
+    input_channels: int
+    epsilon: float | None
+    stem: Stem | None
+    name: str | None
 
 
 _END_POINT_NAMES = {"conv1", "pool1", "postnorm", "global_pool", "logits", "predictions"}
@@ -429,8 +467,8 @@ def resnet(
         name: slim's scope, the first part of full end point keys.
 
     Raises:
-        NetworkError: no Blocks, two of one name, one called like an end point, or an output stride that cannot be
-            reached.
+        NetworkError: values that describe no network, no Blocks, two of one name, one called like an end point, or an
+            output stride that cannot be reached.
     """
     if not blocks:
         raise NetworkError("a network needs at least one Block")
@@ -439,10 +477,6 @@ def resnet(
         raise NetworkError("Blocks share a name, so their end points would too", found=twice)
     if taken := sorted(set(scopes) & _END_POINT_NAMES):
         raise NetworkError("Blocks are called what an end point is called", found=taken)
-    if input_channels < 1:
-        raise NetworkError(f"input_channels is {input_channels}; an image has at least one channel")
-    if num_classes is not None and num_classes < 0:
-        raise NetworkError(f"num_classes is {num_classes}", help="0 or None leaves the classifier out")
     root = (stem or family.stem) if include_root_block else None
     units: list[Unit] = []
     depth_in = root.widths[-1] if root else input_channels
@@ -476,7 +510,7 @@ def resnet(
         input_channels=input_channels,
         stem=root,
         units=tuple(units),
-        num_classes=num_classes or 0,
+        num_classes=0 if num_classes is None else num_classes,
         global_pool=global_pool,
         epsilon=family.epsilon if epsilon is None else epsilon,
     )
@@ -530,7 +564,7 @@ def with_output_stride(network: Network, output_stride: int | None) -> Network:
     return dataclasses.replace(network, units=tuple(units), output_stride=output_stride)
 
 
-def resnet_v1(blocks: Sequence[Block], num_classes: int | None = None, **options: object) -> Network:
+def resnet_v1(blocks: Sequence[Block], num_classes: int | None = None, **options: Unpack[Options]) -> Network:
     """Make slim's post-activation network from its Block table.
 
     >>> resnet_v1([Block("block1", bottleneck, [(256, 64, 1)] * 3)], num_classes=1000).depth
@@ -541,10 +575,10 @@ def resnet_v1(blocks: Sequence[Block], num_classes: int | None = None, **options
         num_classes: of the classifier; 0 or None for features alone.
         options: those of `resnet`: global_pool, output_stride, include_root_block, input_channels, epsilon, name.
     """
-    return resnet(SLIM_V1, blocks, num_classes, **options)  # type: ignore[arg-type]
+    return resnet(SLIM_V1, blocks, num_classes, **options)
 
 
-def resnet_v2(blocks: Sequence[Block], num_classes: int | None = None, **options: object) -> Network:
+def resnet_v2(blocks: Sequence[Block], num_classes: int | None = None, **options: Unpack[Options]) -> Network:
     """Make slim's pre-activation network from its Block table.
 
     >>> resnet_v2([Block("block1", bottleneck, [(256, 64, 1)] * 3)], num_classes=1000).units[0].shortcut
@@ -555,7 +589,7 @@ def resnet_v2(blocks: Sequence[Block], num_classes: int | None = None, **options
         num_classes: of the classifier; 0 or None for features alone.
         options: those of `resnet`: global_pool, output_stride, include_root_block, input_channels, epsilon, name.
     """
-    return resnet(SLIM_V2, blocks, num_classes, **options)  # type: ignore[arg-type]
+    return resnet(SLIM_V2, blocks, num_classes, **options)
 
 
 def resnet_block(scope: str, base_depth: int, num_units: int, stride: int, stride_unit: str = "last") -> Block:
