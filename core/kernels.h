@@ -27,7 +27,8 @@ struct Epilogue {
   float* linear = nullptr;
   float* out = nullptr;
   float* preact = nullptr;
-  int64_t plane = 0;  // floats between planes of all three outputs
+  int64_t plane = 0;         // floats between planes of linear and out
+  int64_t preact_plane = 0;  // and of preact
 };
 
 // A convolution as a matrix product over (plane, tap, lane): rows are output pixels, each with one input pointer a tap.

@@ -22,6 +22,7 @@ namespace {
 using Images = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 using Weights = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 using Vector = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Seconds = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Output = nb::ndarray<float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 
 const Kernels* kernels_of(const std::string& isa) {
@@ -56,7 +57,8 @@ Outputs make_outputs(std::optional<Tensor> linear, std::optional<Tensor> out, st
   return o;
 }
 
-bool run(const Plan& plan, Images images, const std::vector<Output>& outputs) {
+bool run(const Plan& plan, Images images, const std::vector<Output>& outputs, std::optional<Seconds> seconds) {
+  if (seconds && int(seconds->shape(0)) != plan.steps()) throw std::invalid_argument("one time for each step");
   if (int64_t(images.size()) != plan.image_floats() || outputs.size() != plan.output_floats().size())
     throw std::invalid_argument("images or outputs are not those of the plan");
   std::vector<float*> pointers;
@@ -66,7 +68,7 @@ bool run(const Plan& plan, Images images, const std::vector<Output>& outputs) {
     pointers.push_back(outputs[i].data());
   }
   const nb::gil_scoped_release release;
-  return plan.run(images.data(), pointers.data());
+  return plan.run(images.data(), pointers.data(), seconds ? seconds->data() : nullptr);
 }
 
 // The sum of what `threads` threads do at once, over about `seconds`.
@@ -153,8 +155,9 @@ NB_MODULE(_core, m) {
            "outputs"_a)
       .def("mean", &Plan::mean, "input"_a, "out"_a)
       .def("store", &Plan::store, "input"_a, "output"_a, "softmax"_a = false)
-      .def("run", &run, "images"_a.noconvert(), "outputs"_a.noconvert(),
-           "Run all steps; False when an image holds NaN or infinite values. Releases the GIL.")
+      .def("run", &run, "images"_a.noconvert(), "outputs"_a.noconvert(), "seconds"_a.noconvert() = nb::none(),
+           "Run all steps; False when an image holds NaN or infinite values. `seconds` receives each step's time. "
+           "Releases the GIL.")
       .def_prop_ro("steps", &Plan::steps)
       .def_prop_ro("arena_floats", &Plan::arena_floats);
 }

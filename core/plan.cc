@@ -1,6 +1,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <chrono>
 #include <new>
 #include <stdexcept>
 #include <utility>
@@ -91,11 +92,29 @@ void Plan::give_back(Buffer arena) const {
   if (lock) idle_arenas_.push_back(std::move(arena));
 }
 
-bool Plan::run(const float* images, float* const* outputs) const {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Items [begin, end) of one step that a member takes before it helps the others.
+struct alignas(64) Share {
+  std::atomic<int64_t> next{0};
+  int64_t end = 0;
+};
+
+}  // namespace
+
+// Each member begins with the same part of every step: what it reads lies in its own cache, where it wrote it.
+bool Plan::run(const float* images, float* const* outputs, double* seconds) const {
   Buffer arena;
   bool exhausted = false;
   Run run{nullptr, images, outputs};
-  std::vector<std::atomic<int64_t>> next(steps_.size());
+  std::vector<Share> shares(steps_.size() * threads_);
+  for (size_t s = 0; s < shares.size(); ++s) {
+    const int64_t items = steps_[s / threads_]->items(), member = int64_t(s) % threads_;
+    shares[s].next = items * member / threads_;
+    shares[s].end = items * (member + 1) / threads_;
+  }
   run_team(threads_, [&](int member, Barrier& barrier) {
     // Not before the team's turn has come: callers that wait for it need no arena.
     if (member == 0) {
@@ -109,12 +128,19 @@ bool Plan::run(const float* images, float* const* outputs) const {
     barrier.wait();
     if (exhausted) return;
     void* scratch = run.arena + arena_floats_ + member * scratch_floats();
+    auto start = Clock::now();
     for (size_t s = 0; s < steps_.size(); ++s) {
-      const Step& step = *steps_[s];
-      const int64_t items = step.items();
-      for (int64_t item; (item = next[s].fetch_add(1, std::memory_order_relaxed)) < items;)
-        step.run(run, item, scratch);
+      for (int i = 0; i < threads_; ++i) {
+        Share& share = shares[s * threads_ + (member + i) % threads_];
+        for (int64_t item; (item = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;)
+          steps_[s]->run(run, item, scratch);
+      }
       barrier.wait();
+      if (member == 0 && seconds) {
+        const auto now = Clock::now();
+        seconds[s] = std::chrono::duration<double>(now - start).count();
+        start = now;
+      }
       if (!run.finite.load(std::memory_order_relaxed)) break;  // the same for all: only the first step clears it
     }
     if (member == 0) give_back(std::move(arena));

@@ -62,7 +62,8 @@ class Plan {
   void store(const Tensor& in, int output, bool softmax);
 
   // False, with the outputs undefined, when an image holds a value that is NaN or infinite.
-  bool run(const float* images, float* const* outputs) const;
+  // `seconds`, where given, receives the time of every step.
+  bool run(const float* images, float* const* outputs, double* seconds = nullptr) const;
 
   int64_t arena_floats() const { return arena_floats_; }
   int64_t image_floats() const { return image_floats_; }                        // that `run` reads

@@ -36,7 +36,7 @@ Epilogue EpilogueOf::at(const Run& run) const {
   e.linear = run.at(linear_);
   e.out = run.at(out_);
   e.preact = run.at(preact_);
-  e.plane = geometry().plane();
+  e.plane = e.preact_plane = geometry().plane();
   return e;
 }
 
@@ -153,9 +153,8 @@ void MaxPoolStep::run(Run& run, int64_t item, void*) const {
   PoolArgs a = shape_;
   a.in = run.at(in_);
   a.epilogue = epilogue_.at(run);
-  const int64_t rows = int64_t(a.n) * a.out_h, groups = ceil_div(rows, kRowsPerItem);
-  const int64_t begin = item % groups * kRowsPerItem;
-  kernels_->max_pool(a, int(item / groups), begin, std::min(begin + kRowsPerItem, rows));
+  const int64_t begin = item / in_.planes() * kRowsPerItem;
+  kernels_->max_pool(a, int(item % in_.planes()), begin, std::min(begin + kRowsPerItem, int64_t(a.n) * a.out_h));
 }
 
 void MeanStep::run(Run& run, int64_t item, void*) const {

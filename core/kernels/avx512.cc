@@ -15,6 +15,9 @@ struct V {
   static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
   static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
   static Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+  static Vec max_or_nan(Vec a, Vec b) {
+    return _mm512_mask_mov_ps(max(a, b), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a);
+  }
   // The order of these instructions is ours (volatile): left to itself the compiler loads weights so far ahead that
   // accumulators no longer fit in registers. Three rows of four broadcast from memory inside the multiply-add:
   // one micro-operation less for one load more, which balances the front end against the two load ports.

@@ -70,7 +70,7 @@ static void conv_tile(const ConvArgs& a, const float* const* rows, const float* 
           // Not before: all pointers at once do not fit in the general registers.
           asm volatile("" : : : "memory");
 #pragma GCC unroll 16
-          for (int i = 0; i < kGroup; ++i) p[i] = x[kGroup + i] + at;
+          for (int i = 0; i < kGroup; ++i) p[i] = kGroup + i < kMr ? x[kGroup + i] + at : nullptr;
           multiply<kGroup, kGroup, kFixed>(acc, [&p](int i) { return p[i - kGroup]; }, w, lanes);
         }
       }
@@ -102,9 +102,9 @@ static void conv_tile(const ConvArgs& a, const float* const* rows, const float* 
     }
     if (e.preact) {
       const typename V::Vec scale = V::load(e.scale + channel), shift = V::load(e.shift + channel);
+      float* preact = e.preact + plane * e.preact_plane + pixel * kLanes + lane;
 #pragma GCC unroll 16
-      for (int i = 0; i < kMr; ++i)
-        V::store(e.preact + out + i * kLanes, V::max(zero, V::fma(acc[i][j], scale, shift)));
+      for (int i = 0; i < kMr; ++i) V::store(preact + i * kLanes, V::max(zero, V::fma(acc[i][j], scale, shift)));
     }
   }
 }
@@ -167,39 +167,33 @@ static void fill_rows(const ConvArgs& a, int64_t pixel, int count, const float**
   }
 }
 
-// Fewer pixels than a tile: the largest smaller tiles that fill them exactly, so that no output is computed in vain.
-template <Rows kRows, int kMr>
-static void conv_tail(const ConvArgs& a, int count, const float* const* rows, const float* const* residual,
-                      int64_t pixel, int tile) {
-  for (; count >= kMr; count -= kMr, rows += kMr, residual += kMr, pixel += kMr)
-    conv_tile<kMr, kRows>(a, rows, residual, pixel, tile);
-  if constexpr (kMr > 1) {
-    if (count > 0) conv_tail<kRows, kMr / 2>(a, count, rows, residual, pixel, tile);
-  }
+// The tile of `count` pixels, 1 <= count <= kMr.
+template <Rows kRows, int kMr = V::kRows>
+static void conv_pixels(const ConvArgs& a, int count, const float* const* rows, int64_t pixel, int tile) {
+  if (count == kMr) return conv_tile<kMr, kRows>(a, rows, rows + a.taps_h * a.taps_w * V::kRows, pixel, tile);
+  if constexpr (kMr > 1) conv_pixels<kRows, kMr - 1>(a, count, rows, pixel, tile);
 }
 
+// The pixels are cut into the fewest tiles, and those as equal as can be: a tile of few pixels leaves multiply-add
+// units idle.
 template <Rows kRows>
 static void conv_range(const ConvArgs& a, int64_t begin, int64_t end, int tile_begin, int tile_end, void* scratch) {
   const int taps = a.taps_h * a.taps_w;
   const int64_t table = int64_t(V::kRows) * (taps + 1);
   const float** rows = static_cast<const float**>(scratch);
-  for (int64_t pixel = begin, t = 0; pixel < end; pixel += V::kRows, ++t) {
-    const int count = end - pixel < V::kRows ? int(end - pixel) : V::kRows;
-    fill_rows(a, pixel, count, rows + t * table);
-  }
+  const int tiles = conv_tiles(end - begin);
+  const int smaller = int((end - begin) / tiles), larger = int((end - begin) % tiles);
+  const auto count = [=](int t) { return smaller + (t < larger); };
+  int64_t pixel = begin;
+  for (int t = 0; t < tiles; pixel += count(t++)) fill_rows(a, pixel, count(t), rows + t * table);
   for (int tile = tile_begin; tile < tile_end; ++tile) {
-    const float** tile_rows = rows;
-    for (int64_t pixel = begin; pixel < end; pixel += V::kRows, tile_rows += table) {
-      const float** residual = tile_rows + taps * V::kRows;
-      if (end - pixel >= V::kRows)
-        conv_tile<V::kRows, kRows>(a, tile_rows, residual, pixel, tile);
-      else
-        conv_tail<kRows, V::kRows / 2>(a, int(end - pixel), tile_rows, residual, pixel, tile);
-    }
+    pixel = begin;
+    for (int t = 0; t < tiles; pixel += count(t++)) conv_pixels<kRows>(a, count(t), rows + t * table, pixel, tile);
   }
 }
 
 static void conv(const ConvArgs& a, int64_t begin, int64_t end, int tile_begin, int tile_end, void* scratch) {
+  if (begin >= end) return;
   if (is_pointwise(a))
     conv_range<Rows::kContiguous>(a, begin, end, tile_begin, tile_end, scratch);
   else if (a.lanes == kLanes)

@@ -1,18 +1,19 @@
-// Everything that is not a convolution, in plain loops over the 16 lanes of a pixel: the compiler vectorises them for
-// the instruction set of the including file.
+// Everything that is not a convolution, over the 16 lanes of a pixel. Plain loops where the compiler vectorises them
+// for the instruction set of the including file, whose traits are `V` (conv.inl), and V::max_or_nan(a, b).
+
+constexpr int kPixelVectors = kLanes / V::kWidth;
 
 // The epilogue of steps that have no accumulators: 16 lanes of one output pixel.
-static inline void finish(const Epilogue& e, int plane, int64_t pixel, const float* value) {
-  const int64_t at = plane * e.plane + pixel * kLanes;
+static inline void finish(const Epilogue& e, int plane, int64_t pixel, const typename V::Vec (&value)[kPixelVectors]) {
   if (e.out)
-    for (int i = 0; i < kLanes; ++i) e.out[at + i] = value[i];
-  if (e.preact) {
-    const float *scale = e.scale + plane * kLanes, *shift = e.shift + plane * kLanes;
-    for (int i = 0; i < kLanes; ++i) {
-      const float x = value[i] * scale[i] + shift[i];
-      e.preact[at + i] = 0.0f > x ? 0.0f : x;  // a NaN stays
+    for (int j = 0; j < kPixelVectors; ++j)
+      V::store(e.out + plane * e.plane + pixel * kLanes + j * V::kWidth, value[j]);
+  if (e.preact)
+    for (int j = 0; j < kPixelVectors; ++j) {
+      const int channel = plane * kLanes + j * V::kWidth;
+      const typename V::Vec normed = V::fma(value[j], V::load(e.scale + channel), V::load(e.shift + channel));
+      V::store(e.preact + plane * e.preact_plane + pixel * kLanes + j * V::kWidth, V::max(V::set1(0.0f), normed));
     }
-  }
 }
 
 static void max_pool(const PoolArgs& a, int plane, int64_t row_begin, int64_t row_end) {
@@ -23,13 +24,12 @@ static void max_pool(const PoolArgs& a, int plane, int64_t row_begin, int64_t ro
     for (int x = 0; x < a.out_w; ++x) {
       const int x0 = x * a.stride - a.pad_x;
       const bool padded = y0 < 0 || x0 < 0 || y0 + a.kernel > a.in_h || x0 + a.kernel > a.in_w;
-      float value[kLanes];
-      for (int i = 0; i < kLanes; ++i) value[i] = padded ? a.fill : -__builtin_inff();
+      typename V::Vec value[kPixelVectors];
+      for (auto& v : value) v = V::set1(padded ? a.fill : -__builtin_inff());
       for (int r = y0 < 0 ? 0 : y0; r < y0 + a.kernel && r < a.in_h; ++r)
-        for (int s = x0 < 0 ? 0 : x0; s < x0 + a.kernel && s < a.in_w; ++s) {
-          const float* p = image + (int64_t(r) * a.in_w + s) * kLanes;
-          for (int i = 0; i < kLanes; ++i) value[i] = p[i] > value[i] || p[i] != p[i] ? p[i] : value[i];
-        }
+        for (int s = x0 < 0 ? 0 : x0; s < x0 + a.kernel && s < a.in_w; ++s)
+          for (int j = 0; j < kPixelVectors; ++j)
+            value[j] = V::max_or_nan(value[j], V::load(image + (int64_t(r) * a.in_w + s) * kLanes + j * V::kWidth));
       finish(a.epilogue, plane, row * a.out_w + x, value);
     }
   }
@@ -62,8 +62,10 @@ static bool load(const LoadArgs& a, int64_t begin, int64_t end) {
     }
     for (int x = 0; x < a.w; ++x, from += a.c)
       for (int first = 0; first < a.c; first += kLanes) {
-        float value[kLanes] = {};
-        for (int i = 0; i < kLanes && first + i < a.c; ++i) value[i] = from[first + i];
+        float lanes[kLanes] = {};
+        for (int i = 0; i < kLanes && first + i < a.c; ++i) lanes[i] = from[first + i];
+        typename V::Vec value[kPixelVectors];
+        for (int j = 0; j < kPixelVectors; ++j) value[j] = V::load(lanes + j * V::kWidth);
         finish(a.epilogue, first / kLanes, row * a.w + x, value);
       }
   }

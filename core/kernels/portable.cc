@@ -14,6 +14,7 @@ struct V {
   static Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
   static Vec add(Vec a, Vec b) { return a + b; }
   static Vec max(Vec a, Vec b) { return a > b ? a : b; }
+  static Vec max_or_nan(Vec a, Vec b) { return (a > b) | (a != a) ? a : b; }
   static Vec load_weights(const float* p) { return load(p); }
   static void multiply_row(Vec (&acc)[kVectors], const float* x, const Vec (&b)[kVectors], int) {
     const Vec all = set1(*x);

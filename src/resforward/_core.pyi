@@ -83,9 +83,9 @@ class Plan:
 
     def store(self, input: Tensor, output: int, softmax: bool = False) -> None: ...
 
-    def run(self, images: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order='C', device='cpu', writable=False)], outputs: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order='C', device='cpu')]]) -> bool:
+    def run(self, images: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order='C', device='cpu', writable=False)], outputs: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order='C', device='cpu')]], seconds: Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu')] | None = None) -> bool:
         """
-        Run all steps; False when an image holds NaN or infinite values. Releases the GIL.
+        Run all steps; False when an image holds NaN or infinite values. `seconds` receives each step's time. Releases the GIL.
         """
 
     @property

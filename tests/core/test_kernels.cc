@@ -190,7 +190,7 @@ ConvArgs make_args(const Conv& conv, const PackedConv& packed, Input& input, Map
   e.linear = parts.linear ? results.linear.data() : nullptr;
   e.out = parts.out ? results.out.data() : nullptr;
   e.preact = parts.preact ? results.preact.data() : nullptr;
-  e.plane = results.out.shape.plane();
+  e.plane = e.preact_plane = results.out.shape.plane();
   return a;
 }
 
@@ -360,7 +360,8 @@ void test_max_pool_equals_plain_loops(const Kernels& kernels) {
             a.in = in.data(), a.in_plane = in.shape.plane();
             a.n = n, a.in_h = h, a.in_w = w, a.out_h = out.shape.h, a.out_w = out.shape.w;
             a.kernel = kernel, a.stride = stride, a.pad_y = a.pad_x = pad, a.fill = fill;
-            a.epilogue.out = out.data(), a.epilogue.preact = preact.data(), a.epilogue.plane = out.shape.plane();
+            a.epilogue.out = out.data(), a.epilogue.preact = preact.data(),
+            a.epilogue.plane = a.epilogue.preact_plane = out.shape.plane();
             a.epilogue.scale = scale.data(), a.epilogue.shift = shift.data();
             const int cut = random_int(0, plane_rows);
             for (int plane = 0; plane < 2; ++plane) {
@@ -425,7 +426,8 @@ void test_load_copies_into_planes(const Kernels& kernels) {
     Floats scale(48), shift(48);
     for (int k = 0; k < c; ++k) scale[k] = 0.5f, shift[k] = 0.25f;
     LoadArgs a = load_args(images, n, h, w, c);
-    a.epilogue.out = out.data(), a.epilogue.preact = preact.data(), a.epilogue.plane = out.shape.plane();
+    a.epilogue.out = out.data(), a.epilogue.preact = preact.data(),
+    a.epilogue.plane = a.epilogue.preact_plane = out.shape.plane();
     a.epilogue.scale = scale.data(), a.epilogue.shift = shift.data();
     CHECK(kernels.load(a, 0, 4) && kernels.load(a, 4, n * h), "%s %d channels", kernels.isa, c);
     for (int64_t pixel = 0; pixel < out.shape.pixels(); ++pixel)
@@ -462,7 +464,7 @@ void test_load_finds_what_is_not_finite_wherever_it_is(const Kernels& kernels) {
     for (size_t i = 0; i < images.size(); ++i) {
       const float good = std::exchange(images[i], bad);
       LoadArgs a = load_args(images, n, h, w, c);
-      a.epilogue.out = out.data(), a.epilogue.plane = out.shape.plane();
+      a.epilogue.out = out.data(), a.epilogue.plane = a.epilogue.preact_plane = out.shape.plane();
       const int64_t y = int64_t(i) / row;
       CHECK(!kernels.load(a, 0, n * h) && !kernels.load(a, y, y + 1), "%s %g at %zu", kernels.isa, bad, i);
       CHECK(kernels.load(a, 0, y) && kernels.load(a, y + 1, n * h), "%s %g at %zu", kernels.isa, bad, i);
