@@ -11,8 +11,11 @@
 
 namespace resforward {
 
+//
+// A tensor that one chain of convolutions both writes and reads need not lie in the arena: each thread keeps only its
+// block of pixels, in a numbered slot of its scratch.
 struct Tensor {
-  int64_t offset = -1;  // in the arena, floats; -1: no tensor
+  int64_t offset = -1;  // in the arena, floats; -1: no tensor; -2, -3, ...: slot 0, 1, ...
   int n = 0, h = 0, w = 0, c = 0;
 
   int64_t pixels() const { return int64_t(n) * h * w; }
@@ -20,7 +23,10 @@ struct Tensor {
   // Floats from one plane to the next. An odd number of pixels keeps planes from falling into the same cache sets.
   int64_t plane() const { return ((pixels() + 1) | 1) * kLanes; }
   int64_t floats() const { return plane() * planes(); }
-  explicit operator bool() const { return offset >= 0; }
+  bool in_arena() const { return offset >= 0; }
+  bool in_slot() const { return offset <= -2; }
+  int slot() const { return int(-2 - offset); }
+  explicit operator bool() const { return offset != -1; }
 };
 
 }  // namespace resforward

@@ -144,11 +144,11 @@ NB_MODULE(_core, m) {
       .def(
           "conv",
           [](Plan& p, std::shared_ptr<const PackedConv> conv, const Tensor& in, const Outputs& outputs, int stride,
-             int rate, std::optional<Tensor> shortcut, int shortcut_stride) {
-            p.conv(std::move(conv), in, stride, rate, {shortcut.value_or(Tensor()), shortcut_stride}, outputs);
+             int rate, std::optional<Tensor> shortcut, int shortcut_stride, bool follows) {
+            p.conv(std::move(conv), in, stride, rate, {shortcut.value_or(Tensor()), shortcut_stride}, outputs, follows);
           },
           "conv"_a, "input"_a, "outputs"_a, "stride"_a = 1, "rate"_a = 1, "shortcut"_a = nb::none(),
-          "shortcut_stride"_a = 1)
+          "shortcut_stride"_a = 1, "follows"_a = false)
       .def("conv_rows", &Plan::conv_rows, "conv"_a, "offset"_a, "n"_a, "h"_a, "w"_a, "stride"_a, "margin"_a,
            "outputs"_a)
       .def("max_pool", &Plan::max_pool, "input"_a, "kernel"_a, "stride"_a, "pad_y"_a, "pad_x"_a, "zero_fill"_a,

@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "conv_step.h"
 #include "steps.h"
 #include "threads.h"
 
@@ -16,61 +17,69 @@ Plan::Plan(const Kernels* kernels, int threads, int64_t arena_floats)
   if (threads < 1) throw std::invalid_argument("a plan needs at least one thread");
 }
 
+void Plan::add(std::unique_ptr<Step> step) {
+  chain_ = nullptr;
+  steps_.push_back(std::move(step));
+}
+
 void Plan::load(int n, int h, int w, int c, const Outputs& outputs) {
   image_floats_ = int64_t(n) * h * w * c;
-  steps_.push_back(std::make_unique<LoadStep>(kernels_, n, h, w, c, outputs));
+  add(std::make_unique<LoadStep>(kernels_, n, h, w, c, outputs));
 }
 
 void Plan::load_rows(int n, int h, int w, int c, int margin, int64_t offset) {
   image_floats_ = int64_t(n) * h * w * c;
-  steps_.push_back(std::make_unique<LoadRowsStep>(kernels_, n, h, w, c, margin, offset));
+  add(std::make_unique<LoadRowsStep>(kernels_, n, h, w, c, margin, offset));
 }
 
 void Plan::conv(std::shared_ptr<const PackedConv> conv, const Tensor& in, int stride, int rate,
-                const Shortcut& shortcut, const Outputs& outputs) {
-  const Tensor& out = outputs.out ? outputs.out : outputs.preact ? outputs.preact : outputs.linear;
+                const Shortcut& shortcut, const Outputs& outputs, bool follows) {
   ConvArgs shape;
-  shape.in_plane = in.plane();
   shape.planes = in.planes();
   shape.in_h = in.h, shape.in_w = in.w;
   shape.taps_h = conv->kernel_h, shape.taps_w = conv->kernel_w;
   shape.stride = stride, shape.rate = rate, shape.pad = rate * (conv->kernel_h / 2);
-  shape.n = in.n, shape.out_h = out.h, shape.out_w = out.w, shape.out_planes = out.planes();
-  if (conv->planes_in() != in.planes() || conv->planes_out() != out.planes())
+  shape.n = in.n;
+  if (conv->planes_in() != in.planes() || conv->planes_out() != outputs.geometry().planes())
     throw std::invalid_argument("the weights are of other depths than the tensors");
-  auto step = std::make_unique<ConvStep>(std::move(conv), shape, in.offset, shortcut, outputs, threads_);
-  scratch_ = std::max(scratch_, step->scratch());
-  steps_.push_back(std::move(step));
+  add(ConvLink(std::move(conv), shape, in, shortcut, outputs), follows);
 }
 
 void Plan::conv_rows(std::shared_ptr<const PackedConv> conv, int64_t offset, int n, int h, int w, int stride,
                      int margin, const Outputs& outputs) {
-  const Tensor& out = outputs.out ? outputs.out : outputs.preact ? outputs.preact : outputs.linear;
   ConvArgs shape;
   shape.lanes = conv->lanes();
   shape.in_h = h + 2 * margin, shape.in_w = w + 2 * margin;
   shape.in_pixel = conv->depth_in;
   shape.taps_h = conv->kernel_h;
   shape.stride = stride;
-  shape.n = n, shape.out_h = out.h, shape.out_w = out.w, shape.out_planes = out.planes();
-  auto step = std::make_unique<ConvStep>(std::move(conv), shape, offset, Shortcut(), outputs, threads_);
-  scratch_ = std::max(scratch_, step->scratch());
-  steps_.push_back(std::move(step));
+  shape.n = n;
+  add(ConvLink(std::move(conv), shape, Tensor{offset, n, h, w, shape.in_pixel}, Shortcut(), outputs), false);
+}
+
+void Plan::add(ConvLink link, bool follows) {
+  if (follows) {
+    if (!chain_) throw std::invalid_argument("no convolution to follow");
+    chain_->follow(std::move(link));
+  } else {
+    auto step = std::make_unique<ConvStep>(std::move(link), threads_);
+    chain_ = step.get();
+    steps_.push_back(std::move(step));
+  }
+  scratch_ = std::max(scratch_, chain_->scratch());
 }
 
 void Plan::max_pool(const Tensor& in, int kernel, int stride, int pad_y, int pad_x, bool zero_fill,
                     const Outputs& outputs) {
-  steps_.push_back(std::make_unique<MaxPoolStep>(kernels_, in, kernel, stride, pad_y, pad_x, zero_fill, outputs));
+  add(std::make_unique<MaxPoolStep>(kernels_, in, kernel, stride, pad_y, pad_x, zero_fill, outputs));
 }
 
-void Plan::mean(const Tensor& in, const Tensor& out) {
-  steps_.push_back(std::make_unique<MeanStep>(kernels_, in, out));
-}
+void Plan::mean(const Tensor& in, const Tensor& out) { add(std::make_unique<MeanStep>(kernels_, in, out)); }
 
 void Plan::store(const Tensor& in, int output, bool softmax) {
   output_floats_.resize(std::max<size_t>(output_floats_.size(), output + 1));
   output_floats_[output] = in.pixels() * in.c;
-  steps_.push_back(std::make_unique<StoreStep>(kernels_, in, output, softmax));
+  add(std::make_unique<StoreStep>(kernels_, in, output, softmax));
 }
 
 // Both sides only try the lock: a thread that fork() left behind may hold it for ever, and an arena is soon made.

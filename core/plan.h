@@ -23,7 +23,7 @@ struct Run {
   const float* images;
   float* const* outputs;
   std::atomic<bool> finite{true};
-  float* at(const Tensor& t) const { return t ? arena + t.offset : nullptr; }
+  float* at(const Tensor& t) const { return t.in_arena() ? arena + t.offset : nullptr; }
 };
 
 class Step {
@@ -39,12 +39,17 @@ struct Outputs {
   Tensor linear, out, preact;
   std::vector<double> scale, shift;  // of preact
   bool relu = false;                 // of out
+
+  const Tensor& geometry() const { return out ? out : preact ? preact : linear; }
 };
 
 struct Shortcut {
   Tensor tensor;
   int stride = 1;
 };
+
+class ConvStep;
+struct ConvLink;
 
 class Plan {
  public:
@@ -53,8 +58,9 @@ class Plan {
   // NHWC images into planes, or into rows with a margin of zeros (offset in the arena) for an interleaved convolution.
   void load(int n, int h, int w, int c, const Outputs& outputs);
   void load_rows(int n, int h, int w, int c, int margin, int64_t offset);
+  // Where it `follows`, a 1x1 convolution is computed together with the step before, for a block of pixels at a time.
   void conv(std::shared_ptr<const PackedConv> conv, const Tensor& in, int stride, int rate, const Shortcut& shortcut,
-            const Outputs& outputs);
+            const Outputs& outputs, bool follows = false);
   void conv_rows(std::shared_ptr<const PackedConv> conv, int64_t offset, int n, int h, int w, int stride, int margin,
                  const Outputs& outputs);
   void max_pool(const Tensor& in, int kernel, int stride, int pad_y, int pad_x, bool zero_fill, const Outputs& outputs);
@@ -71,6 +77,8 @@ class Plan {
   int steps() const { return int(steps_.size()); }
 
  private:
+  void add(std::unique_ptr<Step> step);
+  void add(ConvLink link, bool follows);
   Buffer take_arena() const;
   void give_back(Buffer arena) const;
   size_t scratch_floats() const { return (scratch_ + 63) / 64 * 16; }  // of one thread, whole cache lines
@@ -81,6 +89,7 @@ class Plan {
   std::vector<int64_t> output_floats_;
   size_t scratch_ = 0;
   std::vector<std::unique_ptr<Step>> steps_;
+  ConvStep* chain_ = nullptr;  // the last step, if a convolution may follow it
   mutable std::mutex mutex_;
   mutable std::vector<Buffer> idle_arenas_;
 };

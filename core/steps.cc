@@ -10,39 +10,34 @@ namespace {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-constexpr int64_t kRowsPerItem = 8;         // image rows of a load or pool item
-constexpr int64_t kPixelsPerItem = 64;      // pixels of a store item
-constexpr int64_t kBlockBytes = 384 << 10;  // input of one convolution item: with its weights, inside a 1 MiB L2
-constexpr int64_t kBlockTiles = 16;
-constexpr int64_t kItemsPerThread = 4;  // enough that threads finish together, few enough that counting is free
+constexpr int64_t kRowsPerItem = 8;     // image rows of a load or pool item
+constexpr int64_t kPixelsPerItem = 64;  // pixels of a store item
 
 }  // namespace
 
 EpilogueOf::EpilogueOf(const Outputs& o, int multiple)
-    : linear_(o.linear),
-      out_(o.out),
-      preact_(o.preact),
+    : linear(o.linear),
+      out(o.out),
+      preact(o.preact),
       relu_(o.relu),
       scale_(pad_channels(o.scale.data(), int(o.scale.size()), multiple)),
       shift_(pad_channels(o.shift.data(), int(o.shift.size()), multiple)) {}
-
-const Tensor& EpilogueOf::geometry() const { return out_ ? out_ : preact_ ? preact_ : linear_; }
 
 Epilogue EpilogueOf::at(const Run& run) const {
   Epilogue e;
   e.relu = relu_;
   e.scale = scale_.data();
   e.shift = shift_.data();
-  e.linear = run.at(linear_);
-  e.out = run.at(out_);
-  e.preact = run.at(preact_);
+  e.linear = run.at(linear);
+  e.out = run.at(out);
+  e.preact = run.at(preact);
   e.plane = e.preact_plane = geometry().plane();
   return e;
 }
 
 void EpilogueOf::clear_guards(const Run& run) const {
-  for (const Tensor* t : {&linear_, &out_, &preact_})
-    if (*t)
+  for (const Tensor* t : {&linear, &out, &preact})
+    if (t->in_arena())
       for (int plane = 0; plane < t->planes(); ++plane)
         std::memset(run.at(*t) + plane * t->plane() + t->pixels() * kLanes, 0, kLanes * sizeof(float));
 }
@@ -87,53 +82,6 @@ void LoadRowsStep::run(Run& run, int64_t item, void*) const {
     std::memset(to + length - side, 0, side * sizeof(float));
     if (!kernels_->load(a, n * h_ + y, n * h_ + y + 1)) run.finite.store(false, std::memory_order_relaxed);
   }
-}
-
-// An item is a block of pixels times a range of output tiles. The block's input stays in L2 while the weights stream
-// past it; small maps are split over output channels as well, so that every thread has work and each weight is still
-// read by one thread only.
-ConvStep::ConvStep(std::shared_ptr<const PackedConv> conv, const ConvArgs& shape, int64_t in, const Shortcut& shortcut,
-                   const Outputs& outputs, int threads)
-    : conv_(std::move(conv)),
-      shape_(shape),
-      in_(in),
-      shortcut_(shortcut),
-      epilogue_(outputs, conv_->kernels->tile_width),
-      pixels_(int64_t(shape.n) * shape.out_h * shape.out_w) {
-  const int rows = conv_->kernels->tile_rows;
-  const int64_t tile_bytes = int64_t(rows) * shape.planes * shape.lanes * shape.stride * shape.stride * sizeof(float);
-  const int64_t block = std::clamp<int64_t>(kBlockBytes / tile_bytes, 1, kBlockTiles);
-  const int64_t pixel_tiles = ceil_div(pixels_, rows), wanted = threads > 1 ? kItemsPerThread * threads : 1;
-  const int64_t blocks = std::max(ceil_div(pixel_tiles, block), std::min<int64_t>(pixel_tiles, threads));
-  block_ = ceil_div(pixel_tiles, blocks) * rows;
-  const int64_t splits = std::min<int64_t>(ceil_div(wanted, ceil_div(pixels_, block_)), conv_->tiles());
-  tiles_ = int(ceil_div(conv_->tiles(), splits));
-}
-
-int64_t ConvStep::items() const { return ceil_div(pixels_, block_) * ceil_div(conv_->tiles(), tiles_); }
-
-size_t ConvStep::scratch() const { return conv_->kernels->conv_scratch(shape_, block_); }
-
-void ConvStep::run(Run& run, int64_t item, void* scratch) const {
-  if (item == 0) epilogue_.clear_guards(run);
-  ConvArgs a = shape_;
-  a.in = run.arena + in_;
-  if (!conv_->interleaved) a.zero = a.in + int64_t(a.n) * a.in_h * a.in_w * kLanes;
-  a.weights = conv_->weights.data();
-  a.epilogue = epilogue_.at(run);
-  a.epilogue.bias = conv_->bias.data();
-  if (shortcut_.tensor) {
-    a.epilogue.residual = run.at(shortcut_.tensor);
-    a.epilogue.residual_plane = shortcut_.tensor.plane();
-    a.epilogue.residual_stride = shortcut_.stride;
-    a.epilogue.residual_h = shortcut_.tensor.h;
-    a.epilogue.residual_w = shortcut_.tensor.w;
-  }
-  const int64_t splits = ceil_div(conv_->tiles(), tiles_);
-  const int64_t begin = item / splits * block_;
-  const int tile = int(item % splits) * tiles_;
-  conv_->kernels->conv(a, begin, std::min(begin + block_, pixels_), tile, std::min(tile + tiles_, conv_->tiles()),
-                       scratch);
 }
 
 MaxPoolStep::MaxPoolStep(const Kernels* kernels, const Tensor& in, int kernel, int stride, int pad_y, int pad_x,

@@ -1,4 +1,5 @@
-// The kinds of step. Each knows how its work splits into items; the kernels know how an item is computed.
+// The kinds of step but convolutions. Each knows how its work splits into items; the kernels know how an item is
+// computed.
 #pragma once
 
 #include <memory>
@@ -14,10 +15,11 @@ class EpilogueOf {
   Epilogue at(const Run& run) const;
   // The pixel of zeros that follows every plane, for a convolution with padding that reads this tensor.
   void clear_guards(const Run& run) const;
-  const Tensor& geometry() const;
+  const Tensor& geometry() const { return out ? out : preact ? preact : linear; }
+
+  const Tensor linear, out, preact;
 
  private:
-  Tensor linear_, out_, preact_;
   bool relu_;
   Buffer scale_, shift_;
 };
@@ -44,25 +46,6 @@ class LoadRowsStep final : public Step {
   const Kernels* kernels_;
   int n_, h_, w_, c_, margin_;
   int64_t offset_;
-};
-
-class ConvStep final : public Step {
- public:
-  // Everything of `shape` that does not depend on where the arena lies; `in` is its input's offset.
-  ConvStep(std::shared_ptr<const PackedConv> conv, const ConvArgs& shape, int64_t in, const Shortcut& shortcut,
-           const Outputs& outputs, int threads);
-  int64_t items() const override;
-  void run(Run& run, int64_t item, void* scratch) const override;
-  size_t scratch() const override;
-
- private:
-  std::shared_ptr<const PackedConv> conv_;
-  ConvArgs shape_;
-  int64_t in_;
-  Shortcut shortcut_;
-  EpilogueOf epilogue_;
-  int64_t pixels_, block_;  // output pixels, and those of one item
-  int tiles_;               // output tiles of one item
 };
 
 class MaxPoolStep final : public Step {

@@ -326,7 +326,8 @@ class Model:
                 self._plans.move_to_end(key)
                 return self._plans[key]
             layout = lay_out(self.network, shape[0], shape[1], shape[2], wanted)
-            convs = {step.conv.name: step for step in layout.steps if step.conv and step.kind != "load_rows"}
+            steps = [link for step in layout.steps for link in step.chain]
+            convs = {step.conv.name: step for step in steps if step.conv and step.kind != "load_rows"}
             self._pack(
                 [step.conv for step in convs.values() if step.conv],
                 {n for n, s in convs.items() if s.kind == "conv_rows"},

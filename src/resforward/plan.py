@@ -21,6 +21,8 @@ from .network import Conv, Network, Unit
 
 Norm = Callable[[str], ScaleShift]
 
+CHAIN_PIXELS = 98  # fewer are not worth a chain: its items would leave threads without work
+
 
 @dataclass(eq=False)
 class Value:
@@ -34,6 +36,7 @@ class Value:
     first: int = -1  # steps that write and last read it
     last: int = -1
     offset: int = -1
+    slot: int | None = None  # of the scratch, where one chain alone writes and reads it: it has no place in the arena
 
     @property
     def size(self) -> int:
@@ -42,7 +45,7 @@ class Value:
 
     def tensor(self) -> _core.Tensor:
         """The core's description of it."""
-        return _core.Tensor(self.offset, self.n, self.h, self.w, self.c)
+        return _core.Tensor(self.offset if self.slot is None else -2 - self.slot, self.n, self.h, self.w, self.c)
 
 
 @dataclass(eq=False)
@@ -56,6 +59,7 @@ class Step:
         relu: whether `out` ends in ReLU. norm: scope of the batch norm that makes `preact`.
         conv: the row of its convolution. shortcut: what is added to it, read with shortcut_stride.
         pads: of a max-pool, (y, x). output: index of the array that a store fills. softmax: over its channels first.
+        then: 1x1 convolutions of what it writes, computed with it for a block of pixels at a time.
     """
 
     kind: Literal["load", "load_rows", "conv", "conv_rows", "max_pool", "mean", "store"]
@@ -72,16 +76,22 @@ class Step:
     pads: tuple[int, int] = (0, 0)
     output: int = -1
     softmax: bool = False
+    then: list[Step] = field(default_factory=list)
+
+    @property
+    def chain(self) -> list[Step]:
+        """Itself and what is computed with it."""
+        return [self, *self.then]
 
     @property
     def reads(self) -> list[Value]:
         """Everything that it reads."""
-        return self.inputs + ([self.shortcut] if self.shortcut else [])
+        return [value for step in self.chain for value in [*step.inputs, step.shortcut] if value]
 
     @property
     def writes(self) -> list[Value]:
         """Everything that it writes."""
-        return [value for value in (self.linear, self.out, self.preact) if value]
+        return [value for step in self.chain for value in (step.linear, step.out, step.preact) if value]
 
 
 @dataclass
@@ -114,7 +124,7 @@ def lay_out(network: Network, batch: int, height: int, width: int, wanted: Itera
     for index, name in enumerate(names):
         value = found["logits" if name == "predictions" else name]
         stores.append(Step("store", name, [value], output=index, softmax=name == "predictions"))
-    steps = _needed(steps, stores)
+    steps = _chained(_needed(steps, stores))
     arena = _place(steps)
     shapes = {step.name: (v.n, v.h, v.w, v.c) for step in stores for v in step.inputs}
     return Layout(steps, arena, shapes)
@@ -250,6 +260,38 @@ def _needed(steps: list[Step], stores: list[Step]) -> list[Step]:
     return ordered
 
 
+def _chained(steps: list[Step]) -> list[Step]:
+    """Let 1x1 convolutions be computed together with the convolution whose result they read.
+
+    What nobody else reads is never stored: the pre-activation between two units is gone before it has left the cache.
+    """
+    ordered: list[Step] = []
+    head: Step | None = None
+    for step in steps:
+        if head and _follows(head, step):
+            head.then.append(step)
+            continue
+        if step.kind != "store":
+            head = step if step.kind == "conv" and step.conv and step.conv.kernel == 1 else None
+        ordered.append(step)
+    for step in ordered:
+        within = [value for link in step.then for value in link.inputs]
+        elsewhere = {id(value) for other in ordered if other is not step for value in other.reads}
+        elsewhere |= {id(link.shortcut) for link in step.then}
+        elsewhere |= {id(link.out) for link in step.chain if link.linear}  # one geometry for both
+        inner = [value for value in dict.fromkeys(within) if id(value) not in elsewhere]
+        for slot, value in enumerate(inner):
+            value.slot = slot
+    return ordered
+
+
+def _follows(head: Step, step: Step) -> bool:
+    if step.kind != "conv" or step.conv is None or step.conv.kernel != 1 or step.conv.stride != 1:
+        return False
+    x = step.inputs[0]
+    return x.n * x.h * x.w >= CHAIN_PIXELS and x in head.writes
+
+
 def _place(steps: list[Step]) -> int:
     """Give every value an offset in the arena, the lowest that is free for its whole life; return the arena's size."""
     for index, step in enumerate(steps):
@@ -262,6 +304,8 @@ def _place(steps: list[Step]) -> int:
     for index, step in enumerate(steps):
         live = [value for value in live if value.last >= index]
         for value in step.writes:
+            if value.slot is not None:
+                continue
             offset, size = 0, value.size
             for other in sorted(live, key=lambda v: v.offset):
                 if other.offset - offset >= size:
@@ -317,18 +361,19 @@ def make_plan(
             assert row is not None
             plan.conv_rows(convs[row.name], rows.offset, rows.n, rows.h, rows.w, row.stride, row.kernel // 2, outputs)
         else:
-            row = step.conv
-            assert row is not None
-            shortcut = step.shortcut.tensor() if step.shortcut else None
-            plan.conv(
-                convs[row.name],
-                step.inputs[0].tensor(),
-                outputs,
-                row.stride,
-                row.rate,
-                shortcut,
-                step.shortcut_stride,
-            )
+            for link in step.chain:
+                row = link.conv
+                assert row is not None
+                plan.conv(
+                    convs[row.name],
+                    link.inputs[0].tensor(),
+                    _outputs(link, norm),
+                    row.stride,
+                    row.rate,
+                    link.shortcut.tensor() if link.shortcut else None,
+                    link.shortcut_stride,
+                    follows=link is not step,
+                )
     return plan
 
 
