@@ -11,8 +11,9 @@ namespace {
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 constexpr int64_t kBlockBytes = 384 << 10;  // input of one item: with its weights, inside a 1 MiB L2
-constexpr int64_t kChainBytes = 512 << 10;  // input and slots of one item of a chain
-constexpr int64_t kBlockTiles = 16;
+constexpr int64_t kChainBytes = 1 << 20;    // input and slots of one item of a chain
+constexpr int64_t kBlockTiles = 16;         // of one item; a chain's may be larger, since more streams past it
+constexpr int64_t kChainTiles = 64;
 constexpr int64_t kItemsPerThread = 4;  // enough that threads finish together, few enough that counting is free
 
 }  // namespace
@@ -53,9 +54,10 @@ void ConvStep::split() {
   int64_t floats = int64_t(shape.planes) * shape.lanes * shape.stride * shape.stride;
   for (int64_t planes : slots_) floats += planes * kLanes;
   const int64_t limit = (chain ? kChainBytes : kBlockBytes) / int64_t(rows * floats * sizeof(float));
-  const int64_t block = std::clamp<int64_t>(limit, 1, kBlockTiles);
+  const int64_t block = std::clamp<int64_t>(limit, 1, chain ? kChainTiles : kBlockTiles);
   const int64_t pixel_tiles = ceil_div(pixels_, rows);
-  const int64_t blocks = std::max(ceil_div(pixel_tiles, block), std::min<int64_t>(pixel_tiles, threads_));
+  // As many for each thread.
+  const int64_t blocks = std::min(ceil_div(ceil_div(pixel_tiles, block), threads_) * threads_, pixel_tiles);
   block_ = ceil_div(pixel_tiles, blocks) * rows;
   const int64_t wanted = threads_ > 1 ? kItemsPerThread * threads_ : 1;
   const int64_t splits = chain ? 1 : std::min<int64_t>(ceil_div(wanted, ceil_div(pixels_, block_)), conv.tiles());

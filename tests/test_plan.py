@@ -13,12 +13,12 @@ from resforward.plan import Layout, Step, Value, lay_out
 
 
 def step_of(layout: Layout, name: str) -> Step:
-    (step,) = (step for step in layout.steps if step.name == name and step.kind != "store")
+    (step,) = (link for step in layout.steps for link in step.chain if link.name == name and link.kind != "store")
     return step
 
 
 def values(layout: Layout) -> list[Value]:
-    return [value for step in layout.steps for value in step.writes]
+    return [value for step in layout.steps for link in step.chain for value in link.writes]
 
 
 def check(layout: Layout, wanted: list[str]) -> None:
@@ -26,20 +26,29 @@ def check(layout: Layout, wanted: list[str]) -> None:
     written: dict[int, int] = {}
     last_read: dict[int, int] = {}
     for index, step in enumerate(layout.steps):
-        assert step.kind == "store" or step.writes, "a step that writes nothing"
-        for value in step.reads:
-            assert id(value) in written, "read before it is written"
-            last_read[id(value)] = index
-        for value in step.writes:
-            assert id(value) not in written, "written twice"
-            written[id(value)] = index
+        for link in step.chain:
+            assert link.kind == "store" or link.writes, "a step that writes nothing"
+            for value in link.reads:
+                assert id(value) in written, "read before it is written"
+                last_read[id(value)] = index
+            for value in link.writes:
+                assert id(value) not in written, "written twice"
+                written[id(value)] = index
+        for link in step.then:
+            assert link.conv, "only convolutions follow"
+            assert (link.conv.kernel, link.conv.stride) == (1, 1), "a block of pixels is not enough for it"
+            just_used = written[id(link.inputs[0])] == index or link.inputs == step.inputs
+            assert just_used, "it reads nothing that the chain has just read or written"
     assert set(written) == set(last_read), "a value that nobody reads"
 
     for value in values(layout):
+        if value.slot is not None:
+            assert last_read[id(value)] == written[id(value)], "a slot is gone when its step is done"
+            continue
         assert value.offset >= 0
         assert value.offset % 16 == 0, "planes start on 64-byte boundaries"
         assert value.offset + value.size <= layout.arena_floats
-    live = [(written[id(v)], last_read[id(v)], v) for v in values(layout)]
+    live = [(written[id(v)], last_read[id(v)], v) for v in values(layout) if v.slot is None]
     for i, (first, last, a) in enumerate(live):
         for other_first, other_last, b in live[i + 1 :]:
             if first <= other_last and other_first <= last:
@@ -71,7 +80,7 @@ def test_published_networks(network: Network) -> None:
 def test_a_step_is_a_convolution_a_pool_or_the_mean() -> None:
     """resnet_v2_50: 53 convolutions, one pool, one mean; norms, ReLUs and sums cost no step."""
     layout = lay_out(NETWORKS["resnet_v2_50"], 1, 224, 224, ["logits"])
-    kinds = [step.kind for step in layout.steps]
+    kinds = [link.kind for step in layout.steps for link in step.chain]
     assert kinds.count("conv") == 3 * 16 + 4 + 1
     assert sorted(kind for kind in kinds if kind != "conv") == ["conv_rows", "load_rows", "max_pool", "mean", "store"]
 
@@ -86,6 +95,20 @@ def test_the_preact_of_a_unit_is_an_output_of_the_step_before() -> None:
     assert before.out is not None
     assert step_of(layout, f"{unit(2)}/conv3").shortcut is before.out
     assert before.linear is None
+
+
+def test_units_are_chained_across_their_border() -> None:
+    """conv3 of a unit, then the projection and conv1 of the next; their preact is stored only if it is asked for."""
+    unit = "{}/unit_{}/bottleneck_v2".format
+    last, first = unit("block1", 3), unit("block2", 1)
+    for extra in ([], [f"{first}/preact"]):
+        layout = lay_out(NETWORKS["resnet_v2_50"], 1, 224, 224, [*extra, "logits"])
+        head = step_of(layout, f"{last}/conv3")
+        assert [link.name for link in head.then] == [f"{first}/shortcut", f"{first}/conv1"]
+        assert head.preact is not None
+        assert (head.preact.slot is None) == bool(extra)
+    # Too few pixels to share between threads: a step of its own for each, split over output channels.
+    assert not any(step.then for step in lay_out(NETWORKS["resnet_v2_50"], 1, 32, 32, ["logits"]).steps)
 
 
 def test_a_sum_that_only_its_norm_reads_is_not_stored() -> None:

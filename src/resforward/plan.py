@@ -86,12 +86,12 @@ class Step:
     @property
     def reads(self) -> list[Value]:
         """Everything that it reads."""
-        return [value for step in self.chain for value in [*step.inputs, step.shortcut] if value]
+        return self.inputs + ([self.shortcut] if self.shortcut else [])
 
     @property
     def writes(self) -> list[Value]:
         """Everything that it writes."""
-        return [value for step in self.chain for value in (step.linear, step.out, step.preact) if value]
+        return [value for value in (self.linear, self.out, self.preact) if value]
 
 
 @dataclass
@@ -275,37 +275,37 @@ def _chained(steps: list[Step]) -> list[Step]:
             head = step if step.kind == "conv" and step.conv and step.conv.kernel == 1 else None
         ordered.append(step)
     for step in ordered:
-        within = [value for link in step.then for value in link.inputs]
-        elsewhere = {id(value) for other in ordered if other is not step for value in other.reads}
-        elsewhere |= {id(link.shortcut) for link in step.then}
-        elsewhere |= {id(link.out) for link in step.chain if link.linear}  # one geometry for both
-        inner = [value for value in dict.fromkeys(within) if id(value) not in elsewhere]
+        kept = {id(value) for other in ordered if other is not step for link in other.chain for value in link.reads}
+        kept |= {id(link.shortcut) for link in step.chain}
+        kept |= {id(link.out) for link in step.chain if link.linear}  # which lie in one place
+        inner = [value for link in step.chain for value in link.writes if id(value) not in kept]
         for slot, value in enumerate(inner):
             value.slot = slot
     return ordered
 
 
 def _follows(head: Step, step: Step) -> bool:
-    if step.kind != "conv" or step.conv is None or step.conv.kernel != 1 or step.conv.stride != 1:
+    if step.kind != "conv" or step.conv is None or head.conv is None or (step.conv.kernel, step.conv.stride) != (1, 1):
         return False
     x = step.inputs[0]
-    return x.n * x.h * x.w >= CHAIN_PIXELS and x in head.writes
+    if x.n * x.h * x.w < CHAIN_PIXELS:
+        return False
+    return any(x in link.writes for link in head.chain) or (x in head.inputs and head.conv.stride == 1)
 
 
 def _place(steps: list[Step]) -> int:
     """Give every value an offset in the arena, the lowest that is free for its whole life; return the arena's size."""
     for index, step in enumerate(steps):
-        for value in step.writes:
-            value.first = value.last = index
-        for value in step.reads:
-            value.last = index
+        for link in step.chain:
+            for value in link.writes:
+                value.first = value.last = index
+            for value in link.reads:
+                value.last = index
     arena = 0
     live: list[Value] = []
     for index, step in enumerate(steps):
         live = [value for value in live if value.last >= index]
-        for value in step.writes:
-            if value.slot is not None:
-                continue
+        for value in (value for link in step.chain for value in link.writes if value.slot is None):
             offset, size = 0, value.size
             for other in sorted(live, key=lambda v: v.offset):
                 if other.offset - offset >= size:
