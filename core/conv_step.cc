@@ -95,6 +95,7 @@ void ConvStep::run(Run& run, int64_t item, void* scratch) const {
     a.in_plane = link.in.in_slot() ? plane() : link.in.plane();
     if (!conv.interleaved && link.in.in_arena()) a.zero = a.in + link.in.pixels() * kLanes;
     a.weights = conv.weights.data();
+    if (!conv.interleaved) a.weights_end = a.weights + conv.weights.bytes() / sizeof(float);
     Epilogue& e = a.epilogue;
     e = epilogue.at(run);
     e.bias = conv.bias.data();

@@ -45,7 +45,8 @@ struct ConvArgs {
   const float* zero = nullptr;  // the pixel of zeros in plane 0, for taps outside the image
   int taps_h = 1, taps_w = 1, stride = 1, rate = 1, pad = 0;
   int n = 1, out_h = 0, out_w = 0, out_planes = 0;
-  const float* weights = nullptr;  // [tile][plane][tap][lane][tile_width]
+  const float* weights = nullptr;      // [tile][plane][tap][lane][tile_width]
+  const float* weights_end = nullptr;  // what lies before it is read next, and fetched ahead
   Epilogue epilogue;
 };
 

@@ -35,11 +35,22 @@ static inline __attribute__((always_inline)) void multiply(typename V::Vec (&acc
   }
 }
 
+// The part of the next tile's weights that is brought into L2 while this one is computed: the hardware alone does not
+// look far enough ahead, and weights come from memory.
+struct Ahead {
+  const float* from;  // for the first plane and tap
+  int lines;          // cache lines for each plane and tap
+
+  void fetch(int64_t step) const {
+    for (int i = 0; i < lines; ++i) __builtin_prefetch(from + step + i * kLanes, 0, 2);
+  }
+};
+
 // Sums over K for kMr output pixels and one tile of output channels, then the epilogue.
 //   rows[tap][kRows]: input pixel of plane 0 for each output pixel. residual[kRows]: shortcut pixel of plane 0.
 template <int kMr, Rows kRows>
 static void conv_tile(const ConvArgs& a, const float* const* rows, const float* const* residual, int64_t pixel,
-                      int tile) {
+                      int tile, Ahead ahead) {
   constexpr int kNv = V::kVectors, kNr = V::kVectors * V::kWidth;
   constexpr int kGroup = V::kGroup, kFixed = kRows == Rows::kInterleaved ? 0 : kLanes;
   const int taps = a.taps_h * a.taps_w, lanes = a.lanes;
@@ -52,17 +63,21 @@ static void conv_tile(const ConvArgs& a, const float* const* rows, const float* 
     for (int i = 0; i < kMr; ++i) acc[i][j] = bias;
   }
 
-  const float* w = a.weights + int64_t(tile) * a.planes * taps * lanes * kNr;
+  const float* const weights = a.weights + int64_t(tile) * a.planes * taps * lanes * kNr;
+  const float* w = weights;
   if constexpr (kRows == Rows::kContiguous) {
     const float* x = rows[0];
-    for (int plane = 0; plane < a.planes; ++plane, x += a.in_plane, w += kLanes * kNr)
+    for (int plane = 0; plane < a.planes; ++plane, x += a.in_plane, w += kLanes * kNr) {
+      ahead.fetch(w - weights);
       multiply<0, kMr, kLanes>(acc, [x](int i) { return x + i * kLanes; }, w, lanes);
+    }
   } else {
     for (int plane = 0; plane < a.planes; ++plane) {
       const int64_t at = plane * a.in_plane;
       for (int tap = 0; tap < taps; ++tap, w += lanes * kNr) {
         const float* const* x = rows + tap * V::kRows;
         const float* p[kGroup];
+        ahead.fetch(w - weights);
 #pragma GCC unroll 16
         for (int i = 0; i < kGroup; ++i) p[i] = i < kMr ? x[i] + at : nullptr;
         multiply<0, kGroup, kFixed>(acc, [&p](int i) { return p[i]; }, w, lanes);
@@ -169,9 +184,9 @@ static void fill_rows(const ConvArgs& a, int64_t pixel, int count, const float**
 
 // The tile of `count` pixels, 1 <= count <= kMr.
 template <Rows kRows, int kMr = V::kRows>
-static void conv_pixels(const ConvArgs& a, int count, const float* const* rows, int64_t pixel, int tile) {
-  if (count == kMr) return conv_tile<kMr, kRows>(a, rows, rows + a.taps_h * a.taps_w * V::kRows, pixel, tile);
-  if constexpr (kMr > 1) conv_pixels<kRows, kMr - 1>(a, count, rows, pixel, tile);
+static void conv_pixels(const ConvArgs& a, int count, const float* const* rows, int64_t pixel, int tile, Ahead ahead) {
+  if (count == kMr) return conv_tile<kMr, kRows>(a, rows, rows + a.taps_h * a.taps_w * V::kRows, pixel, tile, ahead);
+  if constexpr (kMr > 1) conv_pixels<kRows, kMr - 1>(a, count, rows, pixel, tile, ahead);
 }
 
 // The pixels are cut into the fewest tiles, and those as equal as can be: a tile of few pixels leaves multiply-add
@@ -182,13 +197,22 @@ static void conv_range(const ConvArgs& a, int64_t begin, int64_t end, int tile_b
   const int64_t table = int64_t(V::kRows) * (taps + 1);
   const float** rows = static_cast<const float**>(scratch);
   const int tiles = conv_tiles(end - begin);
+  // Weights of one plane and tap, in cache lines, and how many of them each tile of pixels fetches for the next.
+  constexpr int kStepLines = V::kVectors * V::kWidth;
+  const int share = (kStepLines + tiles - 1) / tiles;
+  const int64_t tile_floats = int64_t(a.planes) * taps * a.lanes * V::kVectors * V::kWidth;
   const int smaller = int((end - begin) / tiles), larger = int((end - begin) % tiles);
   const auto count = [=](int t) { return smaller + (t < larger); };
   int64_t pixel = begin;
   for (int t = 0; t < tiles; pixel += count(t++)) fill_rows(a, pixel, count(t), rows + t * table);
   for (int tile = tile_begin; tile < tile_end; ++tile) {
+    const float* const next = a.weights + int64_t(tile + 1) * tile_floats;
     pixel = begin;
-    for (int t = 0; t < tiles; pixel += count(t++)) conv_pixels<kRows>(a, count(t), rows + t * table, pixel, tile);
+    for (int t = 0; t < tiles; pixel += count(t++)) {
+      const bool fetches = next < a.weights_end && t * share < kStepLines;
+      const Ahead ahead{next + t * share * kLanes, fetches ? share : 0};
+      conv_pixels<kRows>(a, count(t), rows + t * table, pixel, tile, ahead);
+    }
   }
 }
 
