@@ -10,7 +10,7 @@ namespace {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-constexpr int64_t kBlockBytes = 384 << 10;  // input of one item: with its weights, inside a 1 MiB L2
+constexpr int64_t kBlockBytes = 512 << 10;  // input of one item: with its weights, inside L2
 constexpr int64_t kChainBytes = 1 << 20;    // input and slots of one item of a chain
 constexpr int64_t kBlockTiles = 16;         // of one item; a chain's may be larger, since more streams past it
 constexpr int64_t kChainTiles = 64;
@@ -56,11 +56,11 @@ void ConvStep::split() {
   const int64_t limit = (chain ? kChainBytes : kBlockBytes) / int64_t(rows * floats * sizeof(float));
   const int64_t block = std::clamp<int64_t>(limit, 1, chain ? kChainTiles : kBlockTiles);
   const int64_t pixel_tiles = ceil_div(pixels_, rows);
-  // As many for each thread.
-  const int64_t blocks = std::min(ceil_div(ceil_div(pixel_tiles, block), threads_) * threads_, pixel_tiles);
+  int64_t blocks = ceil_div(pixel_tiles, block), splits = 1;
+  if (chain || blocks >= threads_)
+    blocks = std::min(ceil_div(blocks, threads_) * threads_, pixel_tiles);  // as many for each thread
+  if (!chain && threads_ > 1) splits = std::min<int64_t>(ceil_div(kItemsPerThread * threads_, blocks), conv.tiles());
   block_ = ceil_div(pixel_tiles, blocks) * rows;
-  const int64_t wanted = threads_ > 1 ? kItemsPerThread * threads_ : 1;
-  const int64_t splits = chain ? 1 : std::min<int64_t>(ceil_div(wanted, ceil_div(pixels_, block_)), conv.tiles());
   tiles_ = int(ceil_div(conv.tiles(), splits));
 }
 
