@@ -30,7 +30,7 @@ static inline __attribute__((always_inline)) void multiply(typename V::Vec (&acc
 #pragma GCC unroll 16
     for (int k = 0; k < kLanesHere; ++k) rank_one<kFirst, kCount>(acc, row, w, k);
   } else {
-#pragma GCC unroll 1
+#pragma GCC unroll 7
     for (int k = 0; k < lanes; ++k) rank_one<kFirst, kCount>(acc, row, w, k);
   }
 }
