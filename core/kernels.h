@@ -50,6 +50,29 @@ struct ConvArgs {
   Epilogue epilogue;
 };
 
+// A 3x3 convolution of stride 1 by Winograd's method: tiles of output pixels become values at points, where the
+// convolution is one matrix product over input channels for every point of the plane; see winograd.h.
+//
+// An axis is cut into tiles of `tile` outputs, the last of what remains. A tile of k outputs has k + 2 points, the
+// first of one list, so a point takes part in a tile or not, along either axis. Tiles are counted in (n, y, x) order;
+// the arrays hold those of one block, sorted so that the tiles in which a point takes part are neighbours.
+struct WinogradArgs {
+  int tile = 4;
+  const float* in = nullptr;
+  int64_t in_plane = 0;
+  int planes = 1;
+  int n = 1, h = 0, w = 0, out_planes = 0;
+  int64_t block_begin = 0, block_end = 0;      // tiles
+  float* points = nullptr;                     // of the input: [point y][point x][plane][tile of the block][16]
+  int64_t points_plane = 0, points_pitch = 0;  // floats from plane to plane, from point to point
+  float* products = nullptr;                   // the same of the output planes from products_first on
+  int64_t products_plane = 0, products_pitch = 0;
+  int products_first = 0;
+  const float* weights = nullptr;  // [output tile][point y][point x][plane][lane][tile_width]
+  const float* zeros = nullptr;    // as many as an output tile has channels
+  Epilogue epilogue;
+};
+
 struct PoolArgs {
   const float* in = nullptr;
   int64_t in_plane = 0;
@@ -75,6 +98,12 @@ struct Kernels {
   size_t (*conv_scratch)(const ConvArgs&, int64_t pixels);  // bytes that conv needs for a range of so many pixels
   // Output pixels [begin, end) of output tiles [tile_begin, tile_end).
   void (*conv)(const ConvArgs&, int64_t begin, int64_t end, int tile_begin, int tile_end, void* scratch);
+  // The three parts of a Winograd convolution. Tiles and planes are ranges within the block and the tensor; a product
+  // is of one point and one output tile, numbered as their weights lie.
+  void (*winograd_in)(const WinogradArgs&, int64_t begin, int64_t end, int plane_begin, int plane_end);
+  void (*winograd_multiply)(const WinogradArgs&, int begin, int end, void* scratch);
+  void (*winograd_out)(const WinogradArgs&, int64_t begin, int64_t end, int plane_begin, int plane_end);
+  size_t (*winograd_scratch)(const WinogradArgs&);  // bytes that winograd_multiply needs
   void (*max_pool)(const PoolArgs&, int plane, int64_t row_begin, int64_t row_end);  // output rows (n, y)
   // Mean over pixels of one plane, all images: in (n * pixels, 16) -> out (n, 16).
   void (*mean)(const float* in, int n, int64_t pixels, float* out);

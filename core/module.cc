@@ -42,6 +42,17 @@ std::shared_ptr<const PackedConv> make_conv(const std::string& isa, Weights weig
   return pack_conv(kernels, h, w, in, out, interleaved, weights.data(), scale ? scale->data() : nullptr, bias.data());
 }
 
+std::shared_ptr<const PackedWinograd> make_winograd(const std::string& isa, Weights weights,
+                                                    std::optional<Vector> scale, Vector bias, int tile) {
+  const int in = int(weights.shape(2)), out = int(weights.shape(3));
+  if (weights.shape(0) != 3 || weights.shape(1) != 3) throw std::invalid_argument("not a kernel of 3x3");
+  if (bias.shape(0) != size_t(out) || (scale && scale->shape(0) != size_t(out)))
+    throw std::invalid_argument("one scale and one bias for each output channel");
+  const Kernels* kernels = kernels_of(isa);
+  const nb::gil_scoped_release release;
+  return pack_winograd(kernels, tile, in, out, weights.data(), scale ? scale->data() : nullptr, bias.data());
+}
+
 Outputs make_outputs(std::optional<Tensor> linear, std::optional<Tensor> out, std::optional<Tensor> preact,
                      std::optional<Vector> scale, std::optional<Vector> shift, bool relu) {
   Outputs o;
@@ -128,6 +139,12 @@ NB_MODULE(_core, m) {
       .def(nb::new_(&make_conv), "isa"_a, "weights"_a, "scale"_a.none(), "bias"_a, "interleaved"_a = false)
       .def_prop_ro("bytes", [](const PackedConv& c) { return c.weights.bytes() + c.bias.bytes(); });
 
+  nb::class_<PackedWinograd>(m, "PackedWinograd",
+                             "Weights (3, 3, in, out) of a convolution by Winograd's method; see winograd.h.")
+      .def(nb::new_(&make_winograd), "isa"_a, "weights"_a, "scale"_a.none(), "bias"_a, "tile"_a)
+      .def_prop_ro("bytes",
+                   [](const PackedWinograd& c) { return c.weights.bytes() + c.bias.bytes() + c.zeros.bytes(); });
+
   nb::class_<Outputs>(m, "Outputs", "What a step writes; see Epilogue in kernels.h.")
       .def(nb::new_(&make_outputs), "linear"_a = nb::none(), "out"_a = nb::none(), "preact"_a = nb::none(),
            "scale"_a = nb::none(), "shift"_a = nb::none(), "relu"_a = false);
@@ -149,6 +166,13 @@ NB_MODULE(_core, m) {
           },
           "conv"_a, "input"_a, "outputs"_a, "stride"_a = 1, "rate"_a = 1, "shortcut"_a = nb::none(),
           "shortcut_stride"_a = 1, "follows"_a = false)
+      .def(
+          "winograd",
+          [](Plan& p, std::shared_ptr<const PackedWinograd> conv, const Tensor& in, const Outputs& outputs,
+             std::optional<Tensor> shortcut, int shortcut_stride) {
+            p.winograd(std::move(conv), in, {shortcut.value_or(Tensor()), shortcut_stride}, outputs);
+          },
+          "conv"_a, "input"_a, "outputs"_a, "shortcut"_a = nb::none(), "shortcut_stride"_a = 1)
       .def("conv_rows", &Plan::conv_rows, "conv"_a, "offset"_a, "n"_a, "h"_a, "w"_a, "stride"_a, "margin"_a,
            "outputs"_a)
       .def("max_pool", &Plan::max_pool, "input"_a, "kernel"_a, "stride"_a, "pad_y"_a, "pad_x"_a, "zero_fill"_a,

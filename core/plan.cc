@@ -9,6 +9,7 @@
 #include "conv_step.h"
 #include "steps.h"
 #include "threads.h"
+#include "winograd_steps.h"
 
 namespace resforward {
 
@@ -43,6 +44,19 @@ void Plan::conv(std::shared_ptr<const PackedConv> conv, const Tensor& in, int st
   if (conv->planes_in() != in.planes() || conv->planes_out() != outputs.geometry().planes())
     throw std::invalid_argument("the weights are of other depths than the tensors");
   add(ConvLink(std::move(conv), shape, in, shortcut, outputs), follows);
+}
+
+void Plan::winograd(std::shared_ptr<const PackedWinograd> conv, const Tensor& in, const Shortcut& shortcut,
+                    const Outputs& outputs) {
+  const Tensor& out = outputs.geometry();
+  if (conv->planes_in() != in.planes() || conv->planes_out() != out.planes())
+    throw std::invalid_argument("the weights are of other depths than the tensors");
+  if (out.n != in.n || out.h != in.h || out.w != in.w)
+    throw std::invalid_argument("Winograd's convolution keeps the size of its input");
+  for (std::unique_ptr<Step>& step : winograd_steps(std::move(conv), in, shortcut, outputs, threads_)) {
+    scratch_ = std::max(scratch_, step->scratch());
+    add(std::move(step));
+  }
 }
 
 void Plan::conv_rows(std::shared_ptr<const PackedConv> conv, int64_t offset, int n, int h, int w, int stride,

@@ -14,6 +14,7 @@
 #include "layout.h"
 #include "memory.h"
 #include "pack.h"
+#include "winograd.h"
 
 namespace resforward {
 
@@ -61,6 +62,9 @@ class Plan {
   // Where it `follows`, a 1x1 convolution is computed together with the step before, for a block of pixels at a time.
   void conv(std::shared_ptr<const PackedConv> conv, const Tensor& in, int stride, int rate, const Shortcut& shortcut,
             const Outputs& outputs, bool follows = false);
+  // A 3x3 convolution of stride 1 and rate 1.
+  void winograd(std::shared_ptr<const PackedWinograd> conv, const Tensor& in, const Shortcut& shortcut,
+                const Outputs& outputs);
   void conv_rows(std::shared_ptr<const PackedConv> conv, int64_t offset, int n, int h, int w, int stride, int margin,
                  const Outputs& outputs);
   void max_pool(const Tensor& in, int kernel, int stride, int pad_y, int pad_x, bool zero_fill, const Outputs& outputs);

@@ -112,4 +112,18 @@ static double fma_loop(int64_t iterations) {
 }
 
 #define RESFORWARD_TABLE(name) \
-  {name, V::kRows, V::kVectors * V::kWidth, conv_scratch, conv, max_pool, mean, load, store, softmax, fma_loop}
+  {name,                       \
+   V::kRows,                   \
+   V::kVectors * V::kWidth,    \
+   conv_scratch,               \
+   conv,                       \
+   winograd_in,                \
+   winograd_multiply,          \
+   winograd_out,               \
+   winograd_scratch,           \
+   max_pool,                   \
+   mean,                       \
+   load,                       \
+   store,                      \
+   softmax,                    \
+   fma_loop}

@@ -13,6 +13,8 @@ struct V {
   static Vec set1(float x) { return Vec{x, x, x, x}; }
   static Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
   static Vec add(Vec a, Vec b) { return a + b; }
+  static Vec sub(Vec a, Vec b) { return a - b; }
+  static Vec mul(Vec a, Vec b) { return a * b; }
   static Vec max(Vec a, Vec b) { return a > b ? a : b; }
   static Vec max_or_nan(Vec a, Vec b) { return (a > b) | (a != a) ? a : b; }
   static Vec load_weights(const float* p) { return load(p); }
@@ -24,6 +26,7 @@ struct V {
 
 #include "conv.inl"
 #include "pointwise.inl"
+#include "winograd.inl"
 
 }  // namespace
 

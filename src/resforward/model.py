@@ -21,8 +21,8 @@ import numpy.typing as npt
 from . import _core, machine, names
 from .errors import CheckpointError, EndPointError, InputError, NetworkError, nearest
 from .fold import check_values, fold_conv, fold_norm
-from .network import NETWORKS, Conv, EndPoint, Network, with_output_stride
-from .plan import Layout, lay_out, make_plan
+from .network import NETWORKS, EndPoint, Network, with_output_stride
+from .plan import Form, Layout, Packed, Step, lay_out, make_plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Model:
         source: where the weights come from. evidence: what was concluded about them, and from what.
         unused: variables of the checkpoint that the network has no place for.
         isa, threads: what it runs on.
+        winograd: whether 3x3 convolutions are computed by Winograd's method where that is faster.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Model:
         unused: Sequence[str] = (),
         threads: int | None = None,
         isa: str | None = None,
+        winograd: bool = True,
     ) -> None:
         self.network = network
         self.weights = dict(weights)
@@ -85,6 +87,7 @@ class Model:
         self.unused = tuple(unused)
         self.threads = int(machine.threads(threads).value)
         self.isa = str(machine.instruction_set(isa).value)
+        self.winograd = winograd
         if self.labels is not None and network.num_classes and len(self.labels) != network.num_classes:
             raise NetworkError(
                 f"{network.name} has {network.num_classes} classes, and there are {len(self.labels)} labels"
@@ -102,7 +105,7 @@ class Model:
         if wrong:
             raise CheckpointError(f"weights do not fit {network.name}: {len(wrong)} variables", found=wrong)
         check_values(self.weights, network, source or network.name)
-        self._packed: dict[str, _core.PackedConv] = {}
+        self._packed: dict[Form, Packed] = {}
         self._image_bytes: dict[tuple[Any, ...], int] = {}
         self._plans: OrderedDict[tuple[Any, ...], tuple[_core.Plan, Layout]] = OrderedDict()
 
@@ -316,8 +319,11 @@ class Model:
             return 1
         key = (shape[1:], wanted)
         if key not in self._image_bytes:
-            self._image_bytes[key] = 4 * lay_out(self.network, 1, shape[1], shape[2], wanted).arena_floats
+            self._image_bytes[key] = 4 * self._layout((1, *shape[1:]), wanted).arena_floats
         return min(most, max(1, _ARENA_BYTES // self._image_bytes[key]))
+
+    def _layout(self, shape: tuple[int, ...], wanted: tuple[str, ...]) -> Layout:
+        return lay_out(self.network, shape[0], shape[1], shape[2], wanted, winograd=self.winograd)
 
     def _plan(self, shape: tuple[int, ...], wanted: tuple[str, ...]) -> tuple[_core.Plan, Layout]:
         key = (shape, wanted)
@@ -325,13 +331,9 @@ class Model:
             if key in self._plans:
                 self._plans.move_to_end(key)
                 return self._plans[key]
-            layout = lay_out(self.network, shape[0], shape[1], shape[2], wanted)
+            layout = self._layout(shape, wanted)
             steps = [link for step in layout.steps for link in step.chain]
-            convs = {step.conv.name: step for step in steps if step.conv and step.kind != "load_rows"}
-            self._pack(
-                [step.conv for step in convs.values() if step.conv],
-                {n for n, s in convs.items() if s.kind == "conv_rows"},
-            )
+            self._pack([step for step in steps if step.conv and step.kind != "load_rows"])
             plan = make_plan(
                 self.network,
                 layout,
@@ -345,15 +347,18 @@ class Model:
                 self._plans.popitem(last=False)
             return plan, layout
 
-    def _pack(self, convs: Sequence[Conv], interleaved: set[str]) -> None:
+    def _pack(self, steps: Sequence[Step]) -> None:
         """Fold and pack what is not packed yet, on all threads: most of the time of a first answer."""
         from concurrent.futures import ThreadPoolExecutor
 
-        def pack(conv: Conv) -> tuple[str, _core.PackedConv]:
-            folded = fold_conv(self.weights, conv, self.network.epsilon)
-            return conv.name, _core.PackedConv(self.isa, *folded, interleaved=conv.name in interleaved)
+        def pack(step: Step) -> tuple[Form, Packed]:
+            assert step.conv is not None
+            folded = fold_conv(self.weights, step.conv, self.network.epsilon)
+            if step.kind == "winograd":
+                return step.form, _core.PackedWinograd(self.isa, *folded, tile=step.tile)
+            return step.form, _core.PackedConv(self.isa, *folded, interleaved=step.kind == "conv_rows")
 
-        missing = [conv for conv in convs if conv.name not in self._packed]
+        missing = [step for step in steps if step.form not in self._packed]
         if missing:
             with ThreadPoolExecutor(self.threads) as pool:
                 self._packed.update(pool.map(pack, missing))
@@ -402,7 +407,14 @@ def _not_finite(batch: Array) -> InputError:
     )
 
 
-def build(network: Network | str, seed: int = 0, *, threads: int | None = None, isa: str | None = None) -> Model:
+def build(
+    network: Network | str,
+    seed: int = 0,
+    *,
+    threads: int | None = None,
+    isa: str | None = None,
+    winograd: bool = True,
+) -> Model:
     """Make a model with random weights: to measure, to test, to look at shapes.
 
     >>> build(NETWORKS["fashion"], seed=1).source
@@ -416,6 +428,7 @@ def build(network: Network | str, seed: int = 0, *, threads: int | None = None, 
         seed: of the random weights; the same seed gives the same weights.
         threads: of the forward pass; None for all that this process may use.
         isa: instruction set; None for the best.
+        winograd: False computes every convolution directly, as `load` has it.
     """
     if isinstance(network, str):
         network = NETWORKS[_network_name(network)]
@@ -435,7 +448,8 @@ def build(network: Network | str, seed: int = 0, *, threads: int | None = None, 
         return rng.standard_normal(shape, np.float32) * spread
 
     weights = {name: value(name, shape) for name, shape in network.variables.items()}
-    return Model(network, weights, source=f"seed {seed}", threads=threads, isa=isa, **belongings(network))
+    options = {"threads": threads, "isa": isa, "winograd": winograd}
+    return Model(network, weights, source=f"seed {seed}", **options, **belongings(network))
 
 
 def load(
@@ -449,6 +463,7 @@ def load(
     labels: Sequence[str] | None = None,
     threads: int | None = None,
     isa: str | None = None,
+    winograd: bool = True,
 ) -> Model:
     """Load a checkpoint, or the built-in model by its name, `fashion`.
 
@@ -467,6 +482,8 @@ def load(
         labels: a name for each class, where it is not ImageNet's 1000 or 1001.
         threads: of the forward pass; None for `RESFORWARD_THREADS` or all that this process may use.
         isa: instruction set; None for `RESFORWARD_ISA` or the best.
+        winograd: False computes every convolution directly: slower, and nearer to exact by about half of what single
+            precision loses.
 
     Raises:
         CheckpointError: a file that is damaged, or does not fit; every misfit is listed.
@@ -514,6 +531,7 @@ def load(
         unused=unused,
         threads=threads,
         isa=isa,
+        winograd=winograd,
     )
 
 

@@ -1,7 +1,7 @@
 """From a network's table to the steps that the core runs: what is computed, where it lies, what is never stored.
 
     values   what the steps read and write: feature maps (n, h, w, c) with a first and a last step
-    steps    load, conv, max_pool, mean, store, each with up to three outputs: linear, out and preact
+    steps    load, conv, winograd, max_pool, mean, store, each with up to three outputs: linear, out and preact
     arena    one buffer; values whose lives do not overlap share its bytes
 
 A step's outputs are written only where something reads them, and nothing after the last wanted end point is computed.
@@ -22,6 +22,13 @@ from .network import Conv, Network, Unit
 Norm = Callable[[str], ScaleShift]
 
 CHAIN_PIXELS = 98  # fewer are not worth a chain: its items would leave threads without work
+
+Form = tuple[str, int | Literal["rows"]]  # a convolution's name; "rows", or the Winograd tile, 0 for none
+Packed = _core.PackedConv | _core.PackedWinograd
+
+# Measured: below, the transforms cost what the products save.
+_WINOGRAD_TILE = 4
+_WINOGRAD_DEPTH = 32
 
 
 @dataclass(eq=False)
@@ -58,11 +65,12 @@ class Step:
         linear, out, preact: its outputs: the plain result, the one after sum and ReLU, and the next norm of that.
         relu: whether `out` ends in ReLU. norm: scope of the batch norm that makes `preact`.
         conv: the row of its convolution. shortcut: what is added to it, read with shortcut_stride.
+        tile: outputs along an axis of a Winograd convolution's tiles.
         pads: of a max-pool, (y, x). output: index of the array that a store fills. softmax: over its channels first.
         then: 1x1 convolutions of what it writes, computed with it for a block of pixels at a time.
     """
 
-    kind: Literal["load", "load_rows", "conv", "conv_rows", "max_pool", "mean", "store"]
+    kind: Literal["load", "load_rows", "conv", "conv_rows", "winograd", "max_pool", "mean", "store"]
     name: str
     inputs: list[Value] = field(default_factory=list)
     linear: Value | None = None
@@ -73,6 +81,7 @@ class Step:
     conv: Conv | None = None
     shortcut: Value | None = None
     shortcut_stride: int = 1
+    tile: int = 0
     pads: tuple[int, int] = (0, 0)
     output: int = -1
     softmax: bool = False
@@ -82,6 +91,12 @@ class Step:
     def chain(self) -> list[Step]:
         """Itself and what is computed with it."""
         return [self, *self.then]
+
+    @property
+    def form(self) -> Form:
+        """What its convolution's weights are packed for."""
+        assert self.conv is not None
+        return self.conv.name, "rows" if self.kind == "conv_rows" else self.tile
 
     @property
     def reads(self) -> list[Value]:
@@ -103,7 +118,26 @@ class Layout:
     shapes: dict[str, tuple[int, int, int, int]]  # of the wanted end points
 
 
-def lay_out(network: Network, batch: int, height: int, width: int, wanted: Iterable[str]) -> Layout:
+def winograd_tile(row: Conv, height: int, width: int) -> int:
+    """Outputs along an axis of a convolution's Winograd tiles, 0 where it is computed directly: by its shape alone.
+
+    >>> winograd_tile(Conv("conv2", 3, 64, 64), 56, 56), winograd_tile(Conv("conv3", 1, 64, 256), 56, 56)
+    (4, 0)
+
+    Batch and threads have no say: both forms round differently, and bits must not depend on them.
+
+    Args:
+        row: the convolution.
+        height, width: of its input.
+    """
+    if (row.kernel, row.stride, row.rate) != (3, 1, 1) or min(row.depth_in, row.depth) < _WINOGRAD_DEPTH:
+        return 0
+    return _WINOGRAD_TILE if min(height, width) >= _WINOGRAD_TILE else 0
+
+
+def lay_out(
+    network: Network, batch: int, height: int, width: int, wanted: Iterable[str], *, winograd: bool = True
+) -> Layout:
     """Decide the steps and the buffers for one input shape and one set of end points.
 
     >>> layout = lay_out(NETWORKS["resnet_v2_50"], 1, 224, 224, ["block1"])
@@ -114,12 +148,13 @@ def lay_out(network: Network, batch: int, height: int, width: int, wanted: Itera
         network: the table.
         batch, height, width: of the images, which have network.input_channels channels.
         wanted: canonical end point names.
+        winograd: whether convolutions for which it is faster are computed by Winograd's method.
 
     Raises:
         NetworkError: a network with parts that the core has no steps for.
     """
     names = list(dict.fromkeys(wanted))
-    steps, found = _trace(network, batch, height, width)
+    steps, found = _trace(network, batch, height, width, winograd)
     stores = []
     for index, name in enumerate(names):
         value = found["logits" if name == "predictions" else name]
@@ -130,7 +165,7 @@ def lay_out(network: Network, batch: int, height: int, width: int, wanted: Itera
     return Layout(steps, arena, shapes)
 
 
-def _trace(network: Network, n: int, h: int, w: int) -> tuple[list[Step], dict[str, Value]]:
+def _trace(network: Network, n: int, h: int, w: int, winograd: bool) -> tuple[list[Step], dict[str, Value]]:
     """All steps of the whole network with all their outputs, and the value of every end point."""
     _refuse_unknown(network)
     steps: list[Step] = []
@@ -142,9 +177,10 @@ def _trace(network: Network, n: int, h: int, w: int) -> tuple[list[Step], dict[s
 
     def convolve(row: Conv, x: Value, shortcut: Value | None = None, shortcut_stride: int = 1) -> Step:
         shape = (x.n, row.output(x.h), row.output(x.w), row.depth)
+        tile = winograd_tile(row, x.h, x.w) if winograd else 0
         return add(
             Step(
-                "conv",
+                "winograd" if tile else "conv",
                 row.name,
                 [x],
                 linear=Value(*shape) if shortcut else None,
@@ -153,6 +189,7 @@ def _trace(network: Network, n: int, h: int, w: int) -> tuple[list[Step], dict[s
                 conv=row,
                 shortcut=shortcut,
                 shortcut_stride=shortcut_stride,
+                tile=tile,
             )
         )
 
@@ -166,7 +203,7 @@ def _trace(network: Network, n: int, h: int, w: int) -> tuple[list[Step], dict[s
         rows = Value(n, h, w, network.input_channels, floats=-(-floats // 16) * 16)
         add(Step("load_rows", "images", out=rows, conv=first))
         last = convolve(first, rows)
-        last.kind = "conv_rows"
+        last.kind, last.tile = "conv_rows", 0
         points[first.name] = _out(last)
         for row in network.stem_convs[1:]:
             last = convolve(row, _out(last))
@@ -320,7 +357,7 @@ def _place(steps: list[Step]) -> int:
 def make_plan(
     network: Network,
     layout: Layout,
-    convs: Mapping[str, _core.PackedConv],
+    convs: Mapping[Form, Packed],
     norm: Norm,
     isa: str,
     threads: int,
@@ -330,7 +367,7 @@ def make_plan(
     Args:
         network: the table that the layout was made from.
         layout: of `lay_out`.
-        convs: packed convolutions by name.
+        convs: packed convolutions by name and form; see `Step.form`.
         norm: a batch norm's scale and shift by its scope.
         isa, threads: what runs it.
     """
@@ -356,25 +393,22 @@ def make_plan(
             assert network.stem.pool is not None
             pool = network.stem.pool
             plan.max_pool(step.inputs[0].tensor(), pool.kernel, pool.stride, *step.pads, pool.fill == "zero", outputs)
-        elif step.kind == "conv_rows":
-            row, rows = step.conv, step.inputs[0]
-            assert row is not None
-            plan.conv_rows(convs[row.name], rows.offset, rows.n, rows.h, rows.w, row.stride, row.kernel // 2, outputs)
         else:
             for link in step.chain:
-                row = link.conv
-                assert row is not None
-                plan.conv(
-                    convs[row.name],
-                    link.inputs[0].tensor(),
-                    _outputs(link, norm),
-                    row.stride,
-                    row.rate,
-                    link.shortcut.tensor() if link.shortcut else None,
-                    link.shortcut_stride,
-                    follows=link is not step,
-                )
+                _add_conv(plan, link, convs[link.form], _outputs(link, norm), follows=link is not step)
     return plan
+
+
+def _add_conv(plan: _core.Plan, step: Step, packed: Packed, outputs: _core.Outputs, *, follows: bool) -> None:
+    row, x = step.conv, step.inputs[0]
+    assert row is not None
+    shortcut = step.shortcut.tensor() if step.shortcut else None
+    if isinstance(packed, _core.PackedWinograd):
+        plan.winograd(packed, x.tensor(), outputs, shortcut, step.shortcut_stride)
+    elif step.kind == "conv_rows":
+        plan.conv_rows(packed, x.offset, x.n, x.h, x.w, row.stride, row.kernel // 2, outputs)
+    else:
+        plan.conv(packed, x.tensor(), outputs, row.stride, row.rate, shortcut, step.shortcut_stride, follows)
 
 
 def _outputs(step: Step, norm: Norm) -> _core.Outputs:

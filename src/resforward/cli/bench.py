@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .console import count, debug_option, facts, in_words, out, out_json, printable, say, size_option, threads_option
+from .console import (
+    count,
+    debug_option,
+    facts,
+    in_words,
+    out,
+    out_json,
+    printable,
+    say,
+    size_option,
+    threads_option,
+    winograd_option,
+)
 
 if TYPE_CHECKING:
     from ..bench import Measurement
@@ -24,6 +36,7 @@ if TYPE_CHECKING:
     "--warmup", type=click.IntRange(0), default=10, show_default=True, metavar="N", help="Untimed runs before."
 )
 @threads_option
+@winograd_option
 @click.option("--json", "as_json", is_flag=True, help="One document: all durations, conditions and versions.")
 @debug_option
 def command(
@@ -33,6 +46,7 @@ def command(
     steps: int,
     warmup: int,
     threads: int | None,
+    winograd: bool,
     as_json: bool,
 ) -> None:
     """Time the forward pass.
@@ -54,7 +68,8 @@ def command(
     from .target import load_checkpoint, named_network
 
     network = named_network(target)
-    model = build(network, threads=threads) if network else load_checkpoint(target, threads=threads)
+    options = {"threads": threads, "winograd": winograd}
+    model = build(network, **options) if network else load_checkpoint(target, **options)
     height, width = model.input_size
     with _progress(warmup + steps) as (write, advance):
         result = measure(

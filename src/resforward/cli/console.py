@@ -116,6 +116,12 @@ def threads_option(command: Command) -> Command:
     return click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help=text)(command)
 
 
+def winograd_option(command: Command) -> Command:
+    """Give a command `--no-winograd`."""
+    text = "Compute every convolution directly: slower, with half the rounding errors."
+    return click.option("--no-winograd", "winograd", flag_value=False, default=True, help=text)(command)
+
+
 def size_option(help: str) -> Callable[[Command], Command]:
     """Give a command `--size`, 224 or 224x320, as (height, width)."""
 

@@ -22,6 +22,7 @@ from .console import (
     say,
     say_error,
     threads_option,
+    winograd_option,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ Answer = tuple[str, "list[Prediction] | ImageError"]
     "--num-classes", type=click.IntRange(1), metavar="N", help="Of the network, where the file leaves it open."
 )
 @threads_option
+@winograd_option
 @click.option("--json", "as_json", is_flag=True, help="One object a line for each image.")
 @click.option("-q", "--quiet", is_flag=True, help="No line about the model.")
 @debug_option
@@ -62,6 +64,7 @@ def command(
     labels: str | None,
     num_classes: int | None,
     threads: int | None,
+    winograd: bool,
     as_json: bool,
     quiet: bool,
 ) -> int:
@@ -82,7 +85,7 @@ def command(
     from ..labels import read_labels
     from ..model import load
 
-    model = load(source, num_classes=num_classes, threads=threads)
+    model = load(source, num_classes=num_classes, threads=threads, winograd=winograd)
     if labels is not None:
         model.labels = read_labels(labels, model.network.num_classes)
     if not quiet:

@@ -1,0 +1,310 @@
+// Winograd's convolution in three parts, once for every instruction set: into points, products, and back.
+//
+// Points in the order 0, a, -a, infinity, b, -b with a = sqrt(1/2), b = sqrt(2); a tile of k outputs uses the first
+// k + 2. With the polynomial P of those points, the transform into point p is the coefficients of P(x) / (x - p), that
+// into infinity those of P; the weights' transform divides by the derivative of the largest P, and smaller tiles make
+// up for the ratio here. Back, output i takes p^i of each point's product, and the last output all of infinity's.
+
+constexpr float kA = 0.707106781186547524f, kB = 1.41421356237309505f;
+
+// One axis of the transform into points: k + 2 neighbouring values.
+template <int kTile>
+static inline __attribute__((always_inline)) void to_points(const typename V::Vec (&d)[kTile + 2],
+                                                            typename V::Vec (&t)[kTile + 2]) {
+  using Vec = typename V::Vec;
+  const auto times = [](float x, Vec v) { return V::mul(V::set1(x), v); };
+  const auto fma = [](float x, Vec v, Vec w) { return V::fma(V::set1(x), v, w); };
+  if constexpr (kTile == 4) {
+    t[0] = fma(-2.5f, d[2], V::add(d[0], d[4]));
+    const Vec even_a = fma(-2.0f, d[2], d[4]), odd_a = fma(-2.0f, d[1], d[3]);
+    const Vec even_b = fma(-0.5f, d[2], d[4]), odd_b = fma(-0.5f, d[1], d[3]);
+    t[1] = fma(kA, odd_a, even_a);
+    t[2] = fma(-kA, odd_a, even_a);
+    t[3] = fma(-2.5f, d[3], V::add(d[1], d[5]));
+    t[4] = fma(kB, odd_b, even_b);
+    t[5] = fma(-kB, odd_b, even_b);
+  } else if constexpr (kTile == 3) {
+    // (x - b) times the polynomials of a tile of two.
+    const Vec e0 = fma(-kB, d[0], d[1]), e1 = fma(-kB, d[1], d[2]), e2 = fma(-kB, d[2], d[3]);
+    const Vec e3 = fma(-kB, d[3], d[4]);
+    t[0] = fma(kB, e2, times(-kA, e0));
+    t[1] = fma(1.5f * kB, e2, times(1.5f, e1));
+    t[2] = fma(kA, e2, times(-0.5f, e1));
+    t[3] = fma(-0.5f, e1, e3);
+    t[4] = fma(2 * kB, d[3], times(-kB, d[1]));
+  } else {
+    const Vec even = times(-1.5f, d[2]);
+    t[0] = fma(-2.0f, d[2], d[0]);
+    t[1] = fma(-1.5f * kA, d[1], even);
+    t[2] = fma(1.5f * kA, d[1], even);
+    if constexpr (kTile == 2) t[3] = fma(-0.5f, d[1], d[3]);
+  }
+}
+
+// One axis of the way back.
+template <int kTile>
+static inline __attribute__((always_inline)) void from_points(const typename V::Vec (&m)[kTile + 2],
+                                                              typename V::Vec (&y)[kTile]) {
+  using Vec = typename V::Vec;
+  const auto times = [](float x, Vec v) { return V::mul(V::set1(x), v); };
+  const auto fma = [](float x, Vec v, Vec w) { return V::fma(V::set1(x), v, w); };
+  const Vec sum_a = V::add(m[1], m[2]), difference_a = V::sub(m[1], m[2]);
+  if constexpr (kTile == 4) {
+    const Vec sum_b = V::add(m[4], m[5]), difference_b = V::sub(m[4], m[5]);
+    y[0] = V::add(V::add(m[0], sum_a), sum_b);
+    y[1] = fma(kB, difference_b, times(kA, difference_a));
+    y[2] = fma(2.0f, sum_b, times(0.5f, sum_a));
+    y[3] = V::add(fma(2 * kB, difference_b, times(0.5f * kA, difference_a)), m[3]);
+  } else if constexpr (kTile == 3) {
+    y[0] = V::add(V::add(m[0], sum_a), m[4]);
+    y[1] = fma(kB, m[4], times(kA, difference_a));
+    y[2] = V::add(fma(2.0f, m[4], times(0.5f, sum_a)), m[3]);
+  } else {
+    y[0] = V::add(m[0], sum_a);
+    if constexpr (kTile == 2) y[1] = fma(kA, difference_a, m[3]);
+  }
+}
+
+// How an image is cut into tiles, and where those of a block lie in its arrays.
+struct Tiling {
+  int tile, rows, columns;            // tiles of an image
+  int whole_rows, whole_columns;      // of these, those of `tile` outputs
+  int rest_h, rest_w;                 // outputs of the others
+  int64_t before[2][2], first[2][2];  // [rest along y][rest along x]: tiles before the block, and the first one's slot
+  int64_t count[2][2];
+
+  explicit Tiling(const WinogradArgs& a)
+      : tile(a.tile),
+        rows((a.h + a.tile - 1) / a.tile),
+        columns((a.w + a.tile - 1) / a.tile),
+        whole_rows(a.h / a.tile),
+        whole_columns(a.w / a.tile),
+        rest_h(a.h % a.tile),
+        rest_w(a.w % a.tile) {
+    int64_t slot = 0;
+    for (int kind = 0; kind < 4; ++kind) {
+      // Whole rows' rests, whole tiles, rest of whole columns, the corner: a point that needs whole tiles along y takes
+      // part in the first two kinds, one that needs them along x in the two in the middle.
+      const int y = kind / 2, x = kind == 0 || kind == 3;
+      before[y][x] = tiles_before(a.block_begin, y, x);
+      count[y][x] = tiles_before(a.block_end, y, x) - before[y][x];
+      first[y][x] = slot;
+      slot += count[y][x];
+    }
+  }
+
+  // Tiles of one kind before a position in (n, y, x) order.
+  int64_t tiles_before(int64_t position, int rest_y, int rest_x) const {
+    const int64_t n = position / (rows * columns);
+    const int y = int(position / columns % rows), x = int(position % columns);
+    const int of_rows = rest_y ? rows - whole_rows : whole_rows;
+    const int of_columns = rest_x ? columns - whole_columns : whole_columns;
+    const int y_before = rest_y ? 0 : y < whole_rows ? y : whole_rows;  // of the image's last row nothing is behind
+    const int x_before = rest_x ? (x > whole_columns ? x - whole_columns : 0) : x < whole_columns ? x : whole_columns;
+    const bool same = (y >= whole_rows) == bool(rest_y);
+    return (n * of_rows + y_before) * of_columns + (same ? x_before : 0);
+  }
+
+  // Slots of the tiles in which a point takes part.
+  void range(int point_y, int point_x, int64_t& begin, int64_t& end) const {
+    const bool whole_y = rest_h == 0 || point_y >= rest_h + 2, whole_x = rest_w == 0 || point_x >= rest_w + 2;
+    begin = whole_x ? first[0][0] : 0;
+    end = whole_y ? first[1][0] : whole_x ? first[1][1] : first[1][1] + count[1][1];
+  }
+};
+
+// Tiles in (n, y, x) order, and the slot of each.
+struct TileWalk {
+  const Tiling& tiling;
+  int n, y, x;
+  int64_t slots[2][2];
+
+  TileWalk(const Tiling& t, int64_t position)
+      : tiling(t),
+        n(int(position / (t.rows * t.columns))),
+        y(int(position / t.columns % t.rows)),
+        x(int(position % t.columns)) {
+    for (int i = 0; i < 2; ++i)
+      for (int j = 0; j < 2; ++j) slots[i][j] = t.first[i][j] + t.tiles_before(position, i, j) - t.before[i][j];
+  }
+  bool rest_y() const { return y >= tiling.whole_rows; }
+  bool rest_x() const { return x >= tiling.whole_columns; }
+  int height() const { return rest_y() ? tiling.rest_h : tiling.tile; }
+  int width() const { return rest_x() ? tiling.rest_w : tiling.tile; }
+  int64_t slot() const { return slots[rest_y()][rest_x()]; }
+  void next() {
+    ++slots[rest_y()][rest_x()];
+    if (++x == tiling.columns) {
+      x = 0;
+      if (++y == tiling.rows) y = 0, ++n;
+    }
+  }
+};
+
+// One tile of some planes. offsets: of its (h + 2) x (w + 2) input pixels in a plane.
+template <int kH, int kW>
+static void tile_to_points(const WinogradArgs& a, const int64_t* offsets, int64_t slot, int plane_begin,
+                           int plane_end) {
+  for (int plane = plane_begin; plane < plane_end; ++plane) {
+    const float* in = a.in + plane * a.in_plane;
+    float* to = a.points + plane * a.points_plane + slot * kLanes;
+    for (int lane = 0; lane < kLanes; lane += V::kWidth) {
+      typename V::Vec t[kW + 2][kH + 2];
+#pragma GCC unroll 6
+      for (int x = 0; x < kW + 2; ++x) {
+        typename V::Vec d[kH + 2];
+#pragma GCC unroll 6
+        for (int y = 0; y < kH + 2; ++y) d[y] = V::load(in + offsets[y * (kW + 2) + x] + lane);
+        to_points<kH>(d, t[x]);
+      }
+#pragma GCC unroll 6
+      for (int y = 0; y < kH + 2; ++y) {
+        typename V::Vec d[kW + 2], p[kW + 2];
+#pragma GCC unroll 6
+        for (int x = 0; x < kW + 2; ++x) d[x] = t[x][y];
+        to_points<kW>(d, p);
+        float* row = to + int64_t(y) * (a.tile + 2) * a.points_pitch + lane;
+#pragma GCC unroll 6
+        for (int x = 0; x < kW + 2; ++x) V::store(row + x * a.points_pitch, p[x]);
+      }
+    }
+  }
+}
+
+// The same back, from products to output pixels. pixel: of its first output; residual: that one's shortcut pixel.
+template <int kH, int kW>
+static void tile_from_points(const WinogradArgs& a, int64_t pixel, const float* residual, int64_t slot, int plane_begin,
+                             int plane_end) {
+  const Epilogue& e = a.epilogue;
+  const int64_t row_floats = int64_t(a.w) * kLanes;
+  const int64_t residual_x = int64_t(e.residual_stride) * kLanes, residual_y = residual_x * e.residual_w;
+  const typename V::Vec zero = V::set1(0.0f);
+  for (int plane = plane_begin; plane < plane_end; ++plane) {
+    const float* from = a.products + (plane - a.products_first) * a.products_plane + slot * kLanes;
+    for (int lane = 0; lane < kLanes; lane += V::kWidth) {
+      typename V::Vec t[kH][kW + 2];
+#pragma GCC unroll 6
+      for (int x = 0; x < kW + 2; ++x) {
+        typename V::Vec m[kH + 2], y[kH];
+#pragma GCC unroll 6
+        for (int i = 0; i < kH + 2; ++i)
+          m[i] = V::load(from + (int64_t(i) * (a.tile + 2) + x) * a.products_pitch + lane);
+        from_points<kH>(m, y);
+#pragma GCC unroll 4
+        for (int i = 0; i < kH; ++i) t[i][x] = y[i];
+      }
+      const int channel = plane * kLanes + lane;
+      const typename V::Vec bias = V::load(e.bias + channel);
+      const typename V::Vec scale = e.preact ? V::load(e.scale + channel) : zero;
+      const typename V::Vec shift = e.preact ? V::load(e.shift + channel) : zero;
+#pragma GCC unroll 4
+      for (int i = 0; i < kH; ++i) {
+        typename V::Vec value[kW];
+        from_points<kW>(t[i], value);
+        const int64_t at = plane * e.plane + pixel * kLanes + i * row_floats + lane;
+#pragma GCC unroll 4
+        for (int j = 0; j < kW; ++j) value[j] = V::add(value[j], bias);
+        if (e.linear) {
+#pragma GCC unroll 4
+          for (int j = 0; j < kW; ++j) V::store(e.linear + at + j * kLanes, value[j]);
+        }
+        if (e.residual) {
+          const float* shortcut = residual + plane * e.residual_plane + i * residual_y + lane;
+#pragma GCC unroll 4
+          for (int j = 0; j < kW; ++j) value[j] = V::add(value[j], V::load(shortcut + j * residual_x));
+        }
+        if (e.relu) {
+#pragma GCC unroll 4
+          for (int j = 0; j < kW; ++j) value[j] = V::max(zero, value[j]);
+        }
+        if (e.out) {
+#pragma GCC unroll 4
+          for (int j = 0; j < kW; ++j) V::store(e.out + at + j * kLanes, value[j]);
+        }
+        if (e.preact) {
+          float* preact = e.preact + plane * e.preact_plane + pixel * kLanes + i * row_floats + lane;
+#pragma GCC unroll 4
+          for (int j = 0; j < kW; ++j) V::store(preact + j * kLanes, V::max(zero, V::fma(value[j], scale, shift)));
+        }
+      }
+    }
+  }
+}
+
+static void winograd_in(const WinogradArgs& a, int64_t begin, int64_t end, int plane_begin, int plane_end) {
+  using Transform = void (*)(const WinogradArgs&, const int64_t*, int64_t, int, int);
+  constexpr Transform kTransforms[4][4] = {
+      {tile_to_points<1, 1>, tile_to_points<1, 2>, tile_to_points<1, 3>, tile_to_points<1, 4>},
+      {tile_to_points<2, 1>, tile_to_points<2, 2>, tile_to_points<2, 3>, tile_to_points<2, 4>},
+      {tile_to_points<3, 1>, tile_to_points<3, 2>, tile_to_points<3, 3>, tile_to_points<3, 4>},
+      {tile_to_points<4, 1>, tile_to_points<4, 2>, tile_to_points<4, 3>, tile_to_points<4, 4>},
+  };
+  const Tiling tiling(a);
+  const int64_t zero = int64_t(a.n) * a.h * a.w * kLanes;  // the pixel of zeros behind each plane
+  TileWalk at(tiling, begin);
+  for (int64_t i = begin; i < end; ++i, at.next()) {
+    const int h = at.height(), w = at.width(), y0 = at.y * a.tile - 1, x0 = at.x * a.tile - 1;
+    int64_t offsets[36];
+    int64_t* offset = offsets;
+    for (int y = y0; y < y0 + h + 2; ++y)
+      for (int x = x0; x < x0 + w + 2; ++x) {
+        const bool inside = unsigned(y) < unsigned(a.h) && unsigned(x) < unsigned(a.w);
+        *offset++ = inside ? ((int64_t(at.n) * a.h + y) * a.w + x) * kLanes : zero;
+      }
+    kTransforms[h - 1][w - 1](a, offsets, at.slot(), plane_begin, plane_end);
+  }
+}
+
+static void winograd_out(const WinogradArgs& a, int64_t begin, int64_t end, int plane_begin, int plane_end) {
+  using Transform = void (*)(const WinogradArgs&, int64_t, const float*, int64_t, int, int);
+  constexpr Transform kTransforms[4][4] = {
+      {tile_from_points<1, 1>, tile_from_points<1, 2>, tile_from_points<1, 3>, tile_from_points<1, 4>},
+      {tile_from_points<2, 1>, tile_from_points<2, 2>, tile_from_points<2, 3>, tile_from_points<2, 4>},
+      {tile_from_points<3, 1>, tile_from_points<3, 2>, tile_from_points<3, 3>, tile_from_points<3, 4>},
+      {tile_from_points<4, 1>, tile_from_points<4, 2>, tile_from_points<4, 3>, tile_from_points<4, 4>},
+  };
+  const Tiling tiling(a);
+  const Epilogue& e = a.epilogue;
+  TileWalk at(tiling, begin);
+  for (int64_t i = begin; i < end; ++i, at.next()) {
+    const int y = at.y * a.tile, x = at.x * a.tile;
+    const float* residual = nullptr;
+    if (e.residual)
+      residual =
+          e.residual +
+          ((int64_t(at.n) * e.residual_h + y * e.residual_stride) * e.residual_w + x * e.residual_stride) * kLanes;
+    const int64_t pixel = (int64_t(at.n) * a.h + y) * a.w + x;
+    kTransforms[at.height() - 1][at.width() - 1](a, pixel, residual, at.slot(), plane_begin, plane_end);
+  }
+}
+
+// One point and one output tile is a 1x1 convolution whose pixels are tiles.
+static ConvArgs product_of(const WinogradArgs& a) {
+  ConvArgs c;
+  c.in_plane = a.points_plane, c.planes = a.planes;
+  c.in_h = c.out_h = 1, c.in_w = c.out_w = int(a.block_end - a.block_begin);
+  c.epilogue.bias = a.zeros, c.epilogue.plane = a.products_plane;
+  return c;
+}
+
+static size_t winograd_scratch(const WinogradArgs& a) {
+  return conv_scratch(product_of(a), a.block_end - a.block_begin);
+}
+
+static void winograd_multiply(const WinogradArgs& a, int begin, int end, void* scratch) {
+  constexpr int kWidth = V::kVectors * V::kWidth;
+  const Tiling tiling(a);
+  const int side = a.tile + 2, points = side * side;
+  ConvArgs c = product_of(a);
+  for (int i = begin; i < end; ++i) {
+    const int point = i % points, plane = i / points * kWidth / kLanes;
+    int64_t first, last;
+    tiling.range(point / side, point % side, first, last);
+    if (first == last) continue;
+    c.in = a.points + point * a.points_pitch;
+    c.weights = a.weights + int64_t(i) * a.planes * kLanes * kWidth;
+    c.out_planes = a.out_planes - plane;
+    c.epilogue.out = a.products + point * a.products_pitch + (plane - a.products_first) * a.products_plane;
+    conv_range<Rows::kContiguous>(c, first, last, 0, 1, scratch);
+  }
+}

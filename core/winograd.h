@@ -1,0 +1,40 @@
+// Weights of a Winograd convolution: a 3x3 kernel of stride 1, transformed once at load.
+//
+// Along an axis, a tile of m outputs is m + 2 products instead of 3 m: the values of three polynomials at m + 2 points,
+// multiplied, and interpolated. F(4x4): 36 products for 16 outputs instead of 144.
+//
+//   points          0, 1/sqrt2, -1/sqrt2, infinity, sqrt2, -sqrt2: of those that keep sums exact or nearly so, the ones
+//                   with the least error, 1.8 times a direct convolution's
+//   nested tiles    a tile of k outputs uses the first k + 2 points. So the last tile of an axis covers what remains
+//                   and nothing more (14 = 4 + 4 + 4 + 2), with the same transformed weights; what differs, the scale
+//                   of each point, goes into the tile's input
+//
+// Transformed weights are rounded once, after batch norm's scale, and lie as the products read them.
+#pragma once
+
+#include <memory>
+
+#include "kernels.h"
+#include "memory.h"
+
+namespace resforward {
+
+struct PackedWinograd {
+  const Kernels* kernels;
+  int tile, depth_in, depth;
+  Buffer weights;  // [output tile][point y][point x][plane][lane][tile_width]
+  Buffer bias, zeros;
+
+  int points() const { return (tile + 2) * (tile + 2); }
+  int planes_in() const { return (depth_in + kLanes - 1) / kLanes; }
+  int planes_out() const { return (depth + kLanes - 1) / kLanes; }
+  int tiles() const { return (depth + kernels->tile_width - 1) / kernels->tile_width; }
+};
+
+constexpr int kLargestTile = 4;
+
+// weights (3, 3, depth_in, depth), scale (depth) or null for ones, bias (depth); tile: 1 to kLargestTile.
+std::shared_ptr<const PackedWinograd> pack_winograd(const Kernels* kernels, int tile, int depth_in, int depth,
+                                                    const float* weights, const double* scale, const double* bias);
+
+}  // namespace resforward
