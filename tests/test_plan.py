@@ -65,7 +65,7 @@ def check(layout: Layout, wanted: list[str]) -> None:
 def test_laws_of_every_layout(network: Network, size: tuple[int, int, int], data: st.DataObject) -> None:
     points = network.end_points(*size[1:])
     wanted = data.draw(st.lists(st.sampled_from(list(points)), min_size=1, unique=True))
-    layout = lay_out(network, *size, wanted)
+    layout = lay_out(network, *size, wanted, winograd=data.draw(st.booleans()))
     check(layout, wanted)
     assert layout.shapes == {name: (size[0], *points[name].shape) for name in wanted}
 
@@ -81,8 +81,14 @@ def test_a_step_is_a_convolution_a_pool_or_the_mean() -> None:
     """resnet_v2_50: 53 convolutions, one pool, one mean; norms, ReLUs and sums cost no step."""
     layout = lay_out(NETWORKS["resnet_v2_50"], 1, 224, 224, ["logits"])
     kinds = [link.kind for step in layout.steps for link in step.chain]
-    assert kinds.count("conv") == 3 * 16 + 4 + 1
-    assert sorted(kind for kind in kinds if kind != "conv") == ["conv_rows", "load_rows", "max_pool", "mean", "store"]
+    assert kinds.count("conv") + kinds.count("winograd") == 3 * 16 + 4 + 1
+    assert sorted(kind for kind in kinds if kind not in ("conv", "winograd")) == [
+        "conv_rows",
+        "load_rows",
+        "max_pool",
+        "mean",
+        "store",
+    ]
 
 
 def test_the_preact_of_a_unit_is_an_output_of_the_step_before() -> None:

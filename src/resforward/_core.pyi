@@ -59,6 +59,16 @@ class PackedConv:
     @property
     def bytes(self) -> int: ...
 
+class PackedWinograd:
+    """
+    Weights (3, 3, in, out) of a convolution by Winograd's method; see winograd.h.
+    """
+
+    def __init__(self, isa: str, weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order='C', device='cpu', writable=False)], scale: Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, bias: Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu', writable=False)], tile: int) -> None: ...
+
+    @property
+    def bytes(self) -> int: ...
+
 class Outputs:
     """What a step writes; see Epilogue in kernels.h."""
 
@@ -74,6 +84,8 @@ class Plan:
     def load_rows(self, n: int, h: int, w: int, c: int, margin: int, offset: int) -> None: ...
 
     def conv(self, conv: PackedConv, input: Tensor, outputs: Outputs, stride: int = 1, rate: int = 1, shortcut: Tensor | None = None, shortcut_stride: int = 1, follows: bool = False) -> None: ...
+
+    def winograd(self, conv: PackedWinograd, input: Tensor, outputs: Outputs, shortcut: Tensor | None = None, shortcut_stride: int = 1) -> None: ...
 
     def conv_rows(self, conv: PackedConv, offset: int, n: int, h: int, w: int, stride: int, margin: int, outputs: Outputs) -> None: ...
 

@@ -448,8 +448,8 @@ def build(
         return rng.standard_normal(shape, np.float32) * spread
 
     weights = {name: value(name, shape) for name, shape in network.variables.items()}
-    options = {"threads": threads, "isa": isa, "winograd": winograd}
-    return Model(network, weights, source=f"seed {seed}", **options, **belongings(network))
+    own = belongings(network)
+    return Model(network, weights, source=f"seed {seed}", threads=threads, isa=isa, winograd=winograd, **own)
 
 
 def load(

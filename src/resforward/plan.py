@@ -132,7 +132,7 @@ def winograd_tile(row: Conv, height: int, width: int) -> int:
     """
     if (row.kernel, row.stride, row.rate) != (3, 1, 1) or min(row.depth_in, row.depth) < _WINOGRAD_DEPTH:
         return 0
-    return _WINOGRAD_TILE if min(height, width) >= _WINOGRAD_TILE else 0
+    return _WINOGRAD_TILE if min(height, width) > 2 * _WINOGRAD_TILE else 0
 
 
 def lay_out(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -68,7 +68,7 @@ def command(
     from .target import load_checkpoint, named_network
 
     network = named_network(target)
-    options = {"threads": threads, "winograd": winograd}
+    options: dict[str, Any] = {"threads": threads, "winograd": winograd}
     model = build(network, **options) if network else load_checkpoint(target, **options)
     height, width = model.input_size
     with _progress(warmup + steps) as (write, advance):

@@ -1,0 +1,126 @@
+"""Winograd's convolutions in whole networks: the same answers, the same bits, and chosen by shape alone."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_cli import run
+from test_model import THREADS, TOLERANCE, each_isa, images_of, networks, same_bits
+
+from resforward import NETWORKS, Model, Network, build, load, plan, resnet_v2
+from resforward.network import Block, Conv, bottleneck
+from resforward.plan import lay_out, winograd_tile
+from resforward.reference import forward
+
+# Wide enough for Winograd, and maps of 19 x 26, 10 x 13 and so on: every kind of remainder.
+WIDE = resnet_v2(
+    (Block("block1", bottleneck, [(64, 32, 1), (64, 48, 2)]), Block("block2", bottleneck, [(64, 40, 1)])), 9
+)
+SIZE = (75, 101)
+
+
+def tiles(network: Network, batch: int, height: int, width: int) -> dict[str, int]:
+    layout = lay_out(network, batch, height, width, [list(network.end_points(height, width))[-1]])
+    return {step.name: step.tile for step in layout.steps if step.kind == "winograd"}
+
+
+@pytest.fixture
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every convolution that Winograd's method can compute is computed by it, however small."""
+    monkeypatch.setattr(plan, "winograd_tile", lambda row, h, w: 4 * ((row.kernel, row.stride, row.rate) == (3, 1, 1)))
+
+
+@each_isa
+def test_both_methods_agree(isa: str) -> None:
+    images = images_of(WIDE, 2, *SIZE)
+    model = build(WIDE, isa=isa)
+    found = model.forward(images)
+    direct = Model(WIDE, model.weights, isa=isa, winograd=False).forward(images)
+    assert tiles(WIDE, 2, *SIZE), "the network has no convolution for it"
+    different = False
+    for name, tensor in found.items():
+        assert np.abs(tensor - direct[name]).max() <= TOLERANCE * np.abs(direct[name]).max(), name
+        different |= tensor.tobytes() != direct[name].tobytes()
+    assert different
+
+
+@given(
+    network=networks(), batch=st.integers(1, 3), height=st.integers(1, 24), width=st.integers(1, 24),
+    threads=st.sampled_from(THREADS),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_network_is_the_reference(
+    everywhere: None, network: Network, batch: int, height: int, width: int, threads: int
+) -> None:
+    height += height == network.input_channels > 1
+    random, images = build(network, threads=threads), images_of(network, batch, height, width)
+    _, wanted = forward(network, random.weights, images, np.float64)
+    size = 0.0
+    for name, tensor in random.forward(images).items():
+        size = max(size, np.abs(wanted[name]).max())
+        assert np.abs(tensor - wanted[name]).max() <= TOLERANCE * size, name
+
+
+@each_isa
+def test_an_image_has_the_same_bits_in_any_batch_on_any_number_of_threads(isa: str) -> None:
+    images = images_of(WIDE, 3, *SIZE)
+    weights = build(WIDE).weights
+    alone = [Model(WIDE, weights, isa=isa, threads=1).forward(images[i : i + 1]) for i in range(3)]
+    for threads in (1, 2, 5):
+        together = Model(WIDE, weights, isa=isa, threads=threads).forward(images)
+        for i in range(3):
+            assert same_bits({name: tensor[i : i + 1] for name, tensor in together.items()}, alone[i]), (threads, i)
+
+
+def test_the_rule_knows_nothing_but_the_shape() -> None:
+    network = NETWORKS["resnet_v2_50"]
+    chosen = tiles(network, 1, 224, 224)
+    assert chosen == tiles(network, 8, 224, 224)
+    strides = {unit.convs[1].name: unit.convs[1].stride for unit in network.units}
+    assert all(strides[name] == 1 for name in chosen)
+    for size in (56, 28, 14):
+        assert winograd_tile(Conv("conv2", 3, 256, 256), size, size) == 4
+    for row in (
+        Conv("one", 1, 256, 256), Conv("strided", 3, 256, 256, stride=2), Conv("dilated", 3, 256, 256, rate=2),
+        Conv("shallow", 3, 16, 256), Conv("narrow", 3, 256, 16),
+    ):  # fmt: skip
+        assert winograd_tile(row, 56, 56) == 0, row.name
+    assert winograd_tile(Conv("small", 3, 256, 256), 1, 56) == 0
+
+
+def test_a_model_remembers_how_it_computes() -> None:
+    model = load("fashion", winograd=False)
+    assert not model.winograd
+    assert load("fashion").winograd
+    images = images_of(model.network, 2, 28, 28)
+    copy = pickle.loads(pickle.dumps(model))
+    assert not copy.winograd
+    assert copy(images).tobytes() == model(images).tobytes()
+
+
+def test_weights_of_both_forms_are_kept_apart() -> None:
+    """One size computes a convolution directly, another by Winograd's method."""
+    model, images = build(WIDE), images_of(WIDE, 1, *SIZE)
+    small = images[:, :5, :5]
+    first, second = model(images), model(small)
+    fresh = build(WIDE)
+    assert fresh(small).tobytes() == second.tobytes()
+    assert fresh(images).tobytes() == first.tobytes() == model(images).tobytes()
+
+
+@pytest.mark.parametrize("command", [("bench", "fashion", "--batch", 1, "--steps", 1), ("predict", "-")])
+def test_the_command_line_can_do_without(command: tuple[object, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def remember(self: Model, *args: object, winograd: bool = True, **options: object) -> None:
+        made.append(winograd)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Model, "__init__", remember)
+    for option, expected in (((), True), (("--no-winograd",), False)):
+        run(*command, *option)
+        assert made.pop() == expected
