@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from onnx_network import write_onnx
 from PIL import Image
 
 import resforward as rf
+from resforward.graph import plain_graph
+from resforward.onnx_file import onnx_bytes
 
 TESTS = Path(__file__).parent.parent / "tests"
 
@@ -27,7 +28,7 @@ def main(name: str, folder: Path) -> None:
     bundle = runpy.run_path(str(TESTS / "tf_writer.py"))["bundle"]
     for suffix, data in bundle({f"{name}/{variable}": array for variable, array in weights.items()}).items():
         (folder / f"model.ckpt{suffix}").write_bytes(data)
-    write_onnx(network, weights, folder / "model.onnx")
+    (folder / "model.onnx").write_bytes(onnx_bytes(plain_graph(network, weights)))
     labels = rf.load(folder / "model.ckpt").labels
     (folder / "labels.txt").write_text("\n".join(labels or ()) + "\n", encoding="utf-8")
     Image.fromarray(picture(480, 640)).save(folder / "photograph.jpg", quality=95)

@@ -10,20 +10,19 @@ of different rounds do not.
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 from measure import conditions, summary, write_json
-from onnx_network import write_onnx
 
 import resforward as rf
 from resforward import _core
+from resforward.graph import plain_graph
+from resforward.onnx_file import onnx_bytes
 
 Array = npt.NDArray[np.float32]
 
@@ -94,10 +93,9 @@ def onnxruntime_engine(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.onnx"
-        write_onnx(network, weights, path)
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        onnx_bytes(plain_graph(network, weights)), options, providers=["CPUExecutionProvider"]
+    )
     feed = {"images": np.ascontiguousarray(images.transpose(0, 3, 1, 2))}
 
     def run() -> Array:

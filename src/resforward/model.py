@@ -176,7 +176,7 @@ class Model:
         asked = list(known) if end_points is None else list(end_points)
         if not asked:
             raise EndPointError("no end point was asked for", help="`model(images)` returns the logits")
-        canonical = self._canonical(asked, known)
+        canonical = self.network.canonical(asked)
         unique = list(dict.fromkeys(canonical.values()))
         results = {name: np.empty((len(batch), *known[name].shape), np.float32) for name in unique}
         unique.sort()  # one plan for one set, in whatever order it was asked for
@@ -242,8 +242,8 @@ class Model:
         ]
         if parts:
             return np.concatenate(parts)
-        known = self.end_points
-        return np.empty((0, known[self._canonical([end_point], known)[end_point]].depth), np.float32)
+        name = self.network.canonical([end_point])[end_point]
+        return np.empty((0, self.end_points[name].depth), np.float32)
 
     def _encode(self, batch: Any, end_point: str) -> Array:
         tensor = self.forward(batch, [end_point])[end_point]
@@ -261,28 +261,6 @@ class Model:
     def _last_name(self) -> str:
         *_, last = self.network.end_points(1, 1)
         return "logits" if last == "predictions" else last
-
-    def _canonical(self, asked: Sequence[str], known: Mapping[str, EndPoint]) -> dict[str, str]:
-        prefix = f"{self.network.name}/"
-        canonical, wrong = {}, []
-        for name in asked:
-            short = str(name).removeprefix(prefix)
-            if name in known or short in known:
-                canonical[name] = name if name in known else short
-            else:
-                # `block3/unit6` is nearer to `block3/unit_6` than to its full name.
-                units = {unit.name.rpartition("/")[0]: unit.name for unit in self.network.units}
-                close = nearest(short, [*known, *units])
-                for unit, full in units.items():
-                    close = close.replace(f"`{unit}`", f"`{full}`")
-                wrong.append(f"`{name}`" + (f"; {close}" if close else ""))
-        if wrong:
-            raise EndPointError(
-                f"{self.network.name} has no such end point",
-                found=wrong,
-                help=f"it has {len(known)}: `model.end_points`, or `resforward inspect --end-points`",
-            )
-        return canonical
 
     def _as_batch(self, images: Any) -> Array:
         array = _as_array(images)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
-from .errors import NetworkError
+from .errors import EndPointError, NetworkError, nearest
 from .families import SLIM_V1, SLIM_V2, Family, Post, Pre, Shortcut, Stem
 
 
@@ -365,6 +365,43 @@ class Network:
         if height < 1 or width < 1:
             raise NetworkError(f"an image of {height} x {width} pixels has nothing to compute")
         return {point.name: point for point in self._trace(height, width)}
+
+    def canonical(self, asked: Iterable[str]) -> dict[str, str]:
+        """The canonical name of each end point that is asked for by that or by its full slim key.
+
+        >>> NETWORKS["resnet_v2_50"].canonical(["resnet_v2_50/block1", "logits"])
+        {'resnet_v2_50/block1': 'block1', 'logits': 'logits'}
+
+        Args:
+            asked: names.
+
+        Raises:
+            EndPointError: names that are none of this network's; the nearest are suggested.
+        """
+        known = self._end_point_names
+        canonical, wrong = {}, []
+        for name in asked:
+            short = str(name).removeprefix(f"{self.name}/")
+            if name in known or short in known:
+                canonical[name] = name if name in known else short
+            else:
+                # `block3/unit6` is nearer to `block3/unit_6` than to its full name.
+                units = {unit.name.rpartition("/")[0]: unit.name for unit in self.units}
+                close = nearest(short, [*known, *units])
+                for unit, full in units.items():
+                    close = close.replace(f"`{unit}`", f"`{full}`")
+                wrong.append(f"`{name}`" + (f"; {close}" if close else ""))
+        if wrong:
+            raise EndPointError(
+                f"{self.name} has no such end point",
+                found=wrong,
+                help=f"it has {len(known)}: `model.end_points`, or `resforward inspect --end-points`",
+            )
+        return canonical
+
+    @functools.cached_property
+    def _end_point_names(self) -> tuple[str, ...]:
+        return tuple(self.end_points(1, 1))  # the same at every size
 
     def macs(self, height: int, width: int) -> int:
         """Multiply-adds of one image's forward pass."""

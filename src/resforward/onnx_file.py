@@ -1,0 +1,123 @@
+"""A plain graph as an ONNX file: `images` (N, C, H, W) in, the graph's outputs out. Needs the `onnx` package.
+
+Logits are (N, classes) after a global pool, else (N, classes, height, width), and so are predictions; every other
+tensor is (N, depth, height, width). Tensors and weights keep their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from . import __version__
+from .errors import ResforwardError
+from .graph import INPUT, Graph, Node
+
+OPSET = 17
+_IR_VERSION = 8  # the one that came with opset 17
+_MOST_BYTES = (1 << 31) - 1  # of a protobuf message
+
+
+def onnx_bytes(graph: Graph, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return the bytes of an ONNX file that onnx's checker has passed.
+
+    >>> from resforward.graph import plain_graph
+    >>> model = onnx.load_from_string(onnx_bytes(plain_graph(NETWORKS["fashion"], build("fashion").weights)))
+    >>> [output.name for output in model.graph.output]
+    ['logits']
+
+    Args:
+        graph: of `plain_graph`.
+        metadata: the file's metadata_props.
+
+    Raises:
+        ResforwardError: weights of 2 GiB or more, which no such file can hold.
+    """
+    weights = sum(array.nbytes for node in graph.nodes for array in node.weights.values())
+    if weights > _MOST_BYTES:
+        raise ResforwardError(
+            f"{graph.name} does not fit into an ONNX file, which holds less than 2 GiB",
+            found=[f"its weights are {weights / (1 << 30):.1f} GiB"],
+        )
+    nodes, initializers = [], []
+    for node in graph.nodes:
+        operator, constants, attributes = _spell(node)
+        nodes.append(helper.make_node(operator, [*node.inputs, *constants], [node.name], name=node.name, **attributes))
+        initializers += [
+            numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in constants.items()
+        ]
+    shapes = {node.name: node.shape for node in graph.nodes}
+    height, width, channels = graph.shape
+    model = helper.make_model(
+        helper.make_graph(
+            nodes,
+            graph.name,
+            [_value(INPUT, (height or "H", width or "W", channels))],
+            [_value(name, shapes[name]) for name in graph.outputs],
+            initializers,
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=_IR_VERSION,
+        producer_name="resforward",
+        producer_version=__version__,
+    )
+    helper.set_model_props(model, dict(metadata or {}))
+    onnx.checker.check_model(model, full_check=True)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def _value(name: str, shape: Sequence[int | str | None]) -> onnx.ValueInfoProto:
+    *size, depth = shape
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", depth, *size])
+
+
+def _spell(node: Node) -> tuple[str, dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    """ONNX's operator for an operation, its constant inputs by name, and its attributes."""
+    given = node.attributes
+    weights = {f"{node.scope}/{part}": array for part, array in node.weights.items()}
+    match node.op:
+        case "conv":
+            kernel = node.weights["weights"].transpose(3, 2, 0, 1)
+            return (
+                "Conv",
+                weights | {f"{node.scope}/weights": kernel},
+                {
+                    "kernel_shape": kernel.shape[2:],
+                    "strides": [given["stride"]] * 2,
+                    "dilations": [given["dilation"]] * 2,
+                    "pads": given["padding"],
+                },
+            )
+        case "norm":  # takes its variables in slim's order
+            return "BatchNormalization", weights, {"epsilon": given["epsilon"]}
+        case "relu":
+            return "Relu", {}, {}
+        case "add":
+            return "Add", {}, {}
+        case "pad":
+            top, left, bottom, right = given["padding"]
+            pads = np.array([0, 0, top, left, 0, 0, bottom, right], np.int64)
+            return "Pad", {f"{node.name}/pads": pads}, {}
+        case "max_pool":
+            window = {"kernel_shape": [given["kernel"]] * 2, "strides": [given["stride"]] * 2}
+            words: dict[str, dict[str, Any]] = {"same": {"auto_pad": "SAME_UPPER"}, "ceil": {"ceil_mode": 1}}
+            padding = given["padding"]
+            return "MaxPool", {}, window | (words[padding] if isinstance(padding, str) else {"pads": padding})
+        case "subsample":
+            return "MaxPool", {}, {"kernel_shape": [1, 1], "strides": [given["stride"]] * 2}
+        case "identity":
+            return "Identity", {}, {}
+        case "mean":
+            return "GlobalAveragePool", {}, {}
+        case "flatten":
+            return "Flatten", {}, {}
+        case "dense":
+            return "Gemm", weights, {}
+        case "softmax":
+            return "Softmax", {}, {"axis": 1}
