@@ -46,6 +46,14 @@ struct Ahead {
   }
 };
 
+// The shortcut of the next tile of pixels, and the place of its sum: both come from far away, in short pieces.
+static inline void fetch_pixels(const Epilogue& e, int plane, int64_t pixel, int count) {
+  for (int i = 0; i < count; ++i) {
+    if (e.out) __builtin_prefetch(e.out + plane * e.plane + (pixel + i) * kLanes, 1, 3);
+    __builtin_prefetch(e.residual + plane * e.residual_plane + (pixel + i) * kLanes, 0, 2);
+  }
+}
+
 // Sums over K for kMr output pixels and one tile of output channels, then the epilogue.
 //   rows[tap][kRows]: input pixel of plane 0 for each output pixel. residual[kRows]: shortcut pixel of plane 0.
 template <int kMr, Rows kRows>
@@ -67,8 +75,14 @@ static void conv_tile(const ConvArgs& a, const float* const* rows, const float* 
   const float* w = weights;
   if constexpr (kRows == Rows::kContiguous) {
     const float* x = rows[0];
+    constexpr int kTilePlanes = (kNr + kLanes - 1) / kLanes;
+    const bool adds = e.residual && e.residual_stride == 1;
+    const int count = (kMr + a.planes - 1) / a.planes;  // a few at each plane: all at once would wait for each other
     for (int plane = 0; plane < a.planes; ++plane, x += a.in_plane, w += kLanes * kNr) {
       ahead.fetch(w - weights);
+      if (adds && plane * count < kMr)
+        for (int j = 0; j < kTilePlanes; ++j)
+          fetch_pixels(e, tile * kNr / kLanes + j, pixel + kMr + plane * count, count);
       multiply<0, kMr, kLanes>(acc, [x](int i) { return x + i * kLanes; }, w, lanes);
     }
   } else {
