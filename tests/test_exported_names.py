@@ -12,8 +12,8 @@ import resforward as rf
 
 PUBLIC = {
     "NETWORKS", "Block", "CheckpointError", "EndPointError", "ImageError", "InputError", "Model", "Network",
-    "NetworkError", "ResforwardError", "UnsupportedIsaError", "bottleneck", "build", "load", "read_checkpoint",
-    "resnet_v1", "resnet_v2", "with_output_stride",
+    "NetworkError", "ResforwardError", "UnsupportedIsaError", "bottleneck", "build", "convert", "load",
+    "read_checkpoint", "resnet_v1", "resnet_v2", "with_output_stride",
 }  # fmt: skip
 
 # Base dependencies that only some commands need, extras, and what they bring.

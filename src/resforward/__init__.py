@@ -9,6 +9,7 @@ import importlib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .checkpoints import read_checkpoint
+    from .conversion import convert
     from .errors import (
         CheckpointError,
         EndPointError,
@@ -37,6 +38,7 @@ __all__ = [
     "UnsupportedIsaError",
     "bottleneck",
     "build",
+    "convert",
     "load",
     "read_checkpoint",
     "resnet_v1",
@@ -46,6 +48,7 @@ __all__ = [
 
 # Where the names live. They are imported when first asked for: `resforward --help` needs no NumPy.
 _HOMES = {
+    "convert": "conversion",
     "read_checkpoint": "checkpoints",
     **dict.fromkeys(("Model", "build", "load"), "model"),
     **dict.fromkeys(

@@ -1,0 +1,57 @@
+"""`resforward convert`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+
+from .console import count, debug_option, facts, out_json, printable, size_option
+
+
+@click.command()
+@click.argument("source", metavar="CHECKPOINT", type=click.Path())
+@click.argument("target", metavar="OUT.onnx", type=click.Path())
+@size_option("Of the images. [default: any]")
+@click.option("--end-point", "end_points", multiple=True, metavar="NAME", help="A further output; may be repeated.")
+@click.option("--force", is_flag=True, help="Replace a file that is there already.")
+@click.option("--json", "as_json", is_flag=True, help="One document.")
+@debug_option
+def command(
+    source: str,
+    target: str,
+    size: tuple[int, int] | None,
+    end_points: tuple[str, ...],
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write a checkpoint as an ONNX file.
+
+    The file takes `images`, (N, channels, height, width) float32 and preprocessed; how, and what the classes are
+    called, is in its metadata. It gives logits and the end points that are asked for, such as `predictions` or
+    `block3`, and takes its name when it is complete. Needs the onnx package: pip install 'resforward[onnx]'.
+
+    \b
+    resforward convert resnet_v2_50.ckpt resnet_v2_50.onnx
+    resforward convert fashion fashion.onnx --size 28 --end-point global_pool --end-point predictions
+
+    Keys of --json: path, format, bytes, outputs, metadata (network, source, input, pictures, preprocess, labels).
+    """
+    from ..conversion import check_target, convert
+    from .target import load_checkpoint, named_network
+
+    check_target(target, force)
+    if named_network(source):
+        raise click.UsageError(f"{source} is a network without weights; convert wants a checkpoint")
+    written = convert(load_checkpoint(source), target, end_points=end_points, size=size, overwrite=force)
+    if as_json:
+        out_json(dataclasses.asdict(written), indent=2)
+        return
+    facts(
+        [
+            ("written", f"{printable(written.path)}: {written.format}, {count(written.bytes)}B"),
+            ("input", written.metadata["input"]),
+            ("pictures", written.metadata.get("pictures", "preprocessing is not known")),
+            ("outputs", ", ".join(map(printable, written.outputs))),
+        ]
+    )

@@ -1,0 +1,157 @@
+"""A model as a file for other engines: the ending of its name says the format, and it is whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from .errors import NetworkError, ResforwardError, nearest
+from .graph import INPUT, Graph, plain_graph
+from .model import Model
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert` wrote.
+
+    Args:
+        path: of the file. format: its name. bytes: its size.
+        outputs: names of the tensors that come out, in order.
+        metadata: what the file says about itself.
+    """
+
+    path: str
+    format: str
+    bytes: int
+    outputs: tuple[str, ...]
+    metadata: dict[str, str]
+
+
+def convert(
+    model: Model,
+    path: str | os.PathLike[str],
+    *,
+    end_points: Iterable[str] = (),
+    size: tuple[int, int] | None = None,
+    overwrite: bool = False,
+) -> Conversion:
+    """Write a model as a file for other engines; today as ONNX, to a name that ends in `.onnx`.
+
+    >>> convert(load("fashion"), "fashion.onnx", end_points=["block1", "predictions"]).outputs
+    ('logits', 'block1', 'predictions')
+
+    Batch norm and ReLU stay as they are, operations of their own. Preprocessing and labels are in the file's metadata.
+    The file takes its name when it is complete, so a full disk leaves nothing behind, and nothing of an older file is
+    lost.
+
+    Args:
+        model: with its weights.
+        path: of the file.
+        end_points: of further outputs, by canonical name or full slim key.
+        size: height and width of the images, pixels; None leaves them free. The number of images is always free.
+        overwrite: replace a file that is there already.
+
+    Raises:
+        NetworkError: an ending that stands for no format, or a network that the format cannot hold.
+        EndPointError: names that are no end points of this network; the nearest are suggested.
+        ResforwardError: a file that is there already or cannot be written, or a package that is not installed.
+    """
+    path = os.fspath(path)
+    check_target(path, overwrite)
+    name, write = FORMATS[_ending(path)]
+    graph = plain_graph(model.network, model.weights, end_points, size=size)
+    metadata = _metadata(model, graph)
+    data = write(graph, metadata)
+    try:
+        _put(data, os.path.realpath(path))
+    except OSError as error:
+        raise ResforwardError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
+    return Conversion(path, name, len(data), graph.outputs, metadata)
+
+
+def check_target(path: str, overwrite: bool) -> None:
+    """Refuse a file that could not be written, before any work is done.
+
+    >>> check_target("fashion.pb", overwrite=False)
+    Traceback (most recent call last):
+    resforward.errors.NetworkError: `fashion.pb` ends like no format that is written here
+    help: the endings are .onnx
+
+    Raises:
+        NetworkError, ResforwardError: as `convert`.
+    """
+    if (ending := _ending(path)) not in FORMATS:
+        close = nearest(ending, FORMATS)
+        raise NetworkError(
+            f"`{path}` ends like no format that is written here",
+            found=[close] if close else [],
+            help=f"the endings are {', '.join(FORMATS)}",
+        )
+    if os.path.isdir(path):
+        raise ResforwardError(f"{path} is a folder")
+    if os.path.lexists(path) and not overwrite:
+        raise ResforwardError(f"{path} is there already", help="overwrite=True, or --force, replaces it")
+
+
+def _ending(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def _onnx(graph: Graph, metadata: dict[str, str]) -> bytes:
+    try:
+        from .onnx_file import onnx_bytes
+    except ImportError as error:
+        raise ResforwardError(
+            "the package that ONNX files are written with cannot be imported",
+            found=[str(error)],
+            help="pip install 'resforward[onnx]'",
+        ) from error
+    return onnx_bytes(graph, metadata)
+
+
+# By ending: the format's name, and what makes the bytes of a file.
+FORMATS: dict[str, tuple[str, Callable[[Graph, dict[str, str]], bytes]]] = {".onnx": ("onnx", _onnx)}
+
+
+def _metadata(model: Model, graph: Graph) -> dict[str, str]:
+    """What whoever runs the file needs to know, as text."""
+    height, width, channels = graph.shape
+    row = model.preprocess
+    order = f", {row.channels}" if row else ""
+    known = {
+        "network": model.network.name,
+        "source": model.source,
+        "input": f"{INPUT} (N, {channels}, {height or 'H'}, {width or 'W'}) float32{order}",
+        "pictures": row.describe() if row else "",
+        "preprocess": json.dumps(dataclasses.asdict(row)) if row else "",
+        "labels": json.dumps(model.labels) if model.labels else "",
+    }
+    # A path need not be Unicode, and metadata must.
+    return {key: text.encode(errors="backslashreplace").decode() for key, text in known.items() if text}
+
+
+def _put(data: bytes, path: str) -> None:
+    """Write a file that takes its name when it is complete."""
+    folder = os.path.dirname(path)
+    part = os.path.join(folder, f".{secrets.token_hex(8)}.part")
+    try:
+        file, nameless = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666), True  # gone when the process is
+    except OSError:  # a file system that has no such files, or the reason why there can be none at all
+        file, nameless = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), False
+    try:
+        with open(file, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(file)
+            if nameless:
+                os.link(f"/proc/self/fd/{file}", part, src_dir_fd=file)  # Python follows that link only with a dir_fd
+        os.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
+        raise
