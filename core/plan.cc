@@ -155,8 +155,11 @@ bool Plan::run(const float* images, float* const* outputs, double* seconds) cons
     for (size_t s = 0; s < steps_.size(); ++s) {
       for (int i = 0; i < threads_; ++i) {
         Share& share = shares[s * threads_ + (member + i) % threads_];
-        for (int64_t item; (item = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;)
-          steps_[s]->run(run, item, scratch);
+        // Looking first: that an exhausted share is exhausted, all members can know at once.
+        while (share.next.load(std::memory_order_relaxed) < share.end) {
+          const int64_t item = share.next.fetch_add(1, std::memory_order_relaxed);
+          if (item < share.end) steps_[s]->run(run, item, scratch);
+        }
       }
       barrier.wait();
       if (member == 0 && seconds) {

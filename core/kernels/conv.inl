@@ -177,6 +177,11 @@ static void fill_rows(const ConvArgs& a, int64_t pixel, int count, const float**
   for (int i = 0; i < count; ++i, at.next(a.out_h, a.out_w)) {
     const float* image = a.in + at.n * in_image;
     const int y0 = at.y * a.stride - a.pad, x0 = at.x * a.stride - a.pad;
+    if (a.lanes != kLanes) {  // a row of taps is one tap, and with its margin nothing lies outside
+      const float* first = image + y0 * in_row + int64_t(x0) * a.in_pixel;
+      for (int r = 0; r < a.taps_h; ++r) rows[r * V::kRows + i] = first + r * in_row;
+      continue;
+    }
     int tap = 0;
     for (int r = 0; r < a.taps_h; ++r) {
       const int y = y0 + r * a.rate;
