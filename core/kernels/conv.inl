@@ -180,17 +180,17 @@ static void fill_rows(const ConvArgs& a, int64_t pixel, int count, const float**
     if (a.lanes != kLanes) {  // a row of taps is one tap, and with its margin nothing lies outside
       const float* first = image + y0 * in_row + int64_t(x0) * a.in_pixel;
       for (int r = 0; r < a.taps_h; ++r) rows[r * V::kRows + i] = first + r * in_row;
-      continue;
-    }
-    int tap = 0;
-    for (int r = 0; r < a.taps_h; ++r) {
-      const int y = y0 + r * a.rate;
-      const bool inside = unsigned(y) < unsigned(a.in_h);
-      const float* row = inside ? image + y * in_row : nullptr;
-      for (int s = 0; s < a.taps_w; ++s, ++tap) {
-        const int x = x0 + s * a.rate;
-        const bool pixel_inside = inside && unsigned(x) < unsigned(a.in_w);
-        rows[tap * V::kRows + i] = pixel_inside ? row + int64_t(x) * a.in_pixel : a.zero;
+    } else {
+      const float** tap = rows + i;
+      for (int r = 0; r < a.taps_h; ++r) {
+        const int y = y0 + r * a.rate;
+        const bool inside = unsigned(y) < unsigned(a.in_h);
+        const float* row = inside ? image + y * in_row : nullptr;
+        for (int s = 0; s < a.taps_w; ++s, tap += V::kRows) {
+          const int x = x0 + s * a.rate;
+          const bool pixel_inside = inside && unsigned(x) < unsigned(a.in_w);
+          *tap = pixel_inside ? row + int64_t(x) * a.in_pixel : a.zero;
+        }
       }
     }
     if (residual_moves)
