@@ -98,12 +98,10 @@ struct Kernels {
   size_t (*conv_scratch)(const ConvArgs&, int64_t pixels);  // bytes that conv needs for a range of so many pixels
   // Output pixels [begin, end) of output tiles [tile_begin, tile_end).
   void (*conv)(const ConvArgs&, int64_t begin, int64_t end, int tile_begin, int tile_end, void* scratch);
-  // The three parts of a Winograd convolution. Tiles and planes are ranges within the block and the tensor; a product
-  // is of one point and one output tile, numbered as their weights lie.
+  // The three parts of a Winograd convolution, for ranges of the block's tiles, of planes, points and output tiles.
   void (*winograd_in)(const WinogradArgs&, int64_t begin, int64_t end, int plane_begin, int plane_end);
-  void (*winograd_multiply)(const WinogradArgs&, int begin, int end, void* scratch);
+  void (*winograd_multiply)(const WinogradArgs&, int point_begin, int point_end, int tile_begin, int tile_end);
   void (*winograd_out)(const WinogradArgs&, int64_t begin, int64_t end, int plane_begin, int plane_end);
-  size_t (*winograd_scratch)(const WinogradArgs&);  // bytes that winograd_multiply needs
   void (*max_pool)(const PoolArgs&, int plane, int64_t row_begin, int64_t row_end);  // output rows (n, y)
   // Mean over pixels of one plane, all images: in (n * pixels, 16) -> out (n, 16).
   void (*mean)(const float* in, int n, int64_t pixels, float* out);

@@ -55,6 +55,7 @@ void Plan::winograd(std::shared_ptr<const PackedWinograd> conv, const Tensor& in
     throw std::invalid_argument("Winograd's convolution keeps the size of its input");
   for (std::unique_ptr<Step>& step : winograd_steps(std::move(conv), in, shortcut, outputs, threads_)) {
     scratch_ = std::max(scratch_, step->scratch());
+    shared_ = std::max(shared_, step->shared());
     add(std::move(step));
   }
 }
@@ -106,8 +107,8 @@ Buffer Plan::take_arena() const {
       return arena;
     }
   }
-  // Every thread's scratch lies behind the tensors.
-  return Buffer(size_t(arena_floats_) + threads_ * scratch_floats());
+  // What steps share and every thread's scratch lie behind the tensors.
+  return Buffer(size_t(arena_floats_) + shared_floats() + threads_ * scratch_floats());
 }
 
 void Plan::give_back(Buffer arena) const {
@@ -131,7 +132,7 @@ struct alignas(64) Share {
 bool Plan::run(const float* images, float* const* outputs, double* seconds) const {
   Buffer arena;
   bool exhausted = false;
-  Run run{nullptr, images, outputs};
+  Run run{nullptr, nullptr, images, outputs};
   std::vector<Share> shares(steps_.size() * threads_);
   for (size_t s = 0; s < shares.size(); ++s) {
     const int64_t items = steps_[s / threads_]->items(), member = int64_t(s) % threads_;
@@ -144,13 +145,14 @@ bool Plan::run(const float* images, float* const* outputs, double* seconds) cons
       try {
         arena = take_arena();
         run.arena = arena.data();
+        run.shared = run.arena + arena_floats_;
       } catch (const std::bad_alloc&) {
         exhausted = true;
       }
     }
     barrier.wait();
     if (exhausted) return;
-    void* scratch = run.arena + arena_floats_ + member * scratch_floats();
+    void* scratch = run.shared + shared_floats() + member * scratch_floats();
     auto start = Clock::now();
     for (size_t s = 0; s < steps_.size(); ++s) {
       for (int i = 0; i < threads_; ++i) {

@@ -21,6 +21,7 @@ namespace resforward {
 // What one run works with.
 struct Run {
   float* arena;
+  float* shared;  // between the steps of one convolution
   const float* images;
   float* const* outputs;
   std::atomic<bool> finite{true};
@@ -33,6 +34,7 @@ class Step {
   virtual int64_t items() const = 0;
   virtual void run(Run& run, int64_t item, void* scratch) const = 0;
   virtual size_t scratch() const { return 0; }  // bytes that each thread needs
+  virtual size_t shared() const { return 0; }   // and that all need together
 };
 
 // Outputs of a step that may have several; which of them are wanted is decided when the plan is made.
@@ -85,13 +87,15 @@ class Plan {
   void add(ConvLink link, bool follows);
   Buffer take_arena() const;
   void give_back(Buffer arena) const;
-  size_t scratch_floats() const { return (scratch_ + 63) / 64 * 16; }  // of one thread, whole cache lines
+  // Of one thread and of all, whole cache lines.
+  size_t scratch_floats() const { return (scratch_ + 63) / 64 * 16; }
+  size_t shared_floats() const { return (shared_ + 63) / 64 * 16; }
 
   const Kernels* kernels_;
   int threads_;
   int64_t arena_floats_, image_floats_ = 0;
   std::vector<int64_t> output_floats_;
-  size_t scratch_ = 0;
+  size_t scratch_ = 0, shared_ = 0;  // bytes
   std::vector<std::unique_ptr<Step>> steps_;
   ConvStep* chain_ = nullptr;  // the last step, if a convolution may follow it
   mutable std::mutex mutex_;

@@ -6,32 +6,25 @@ namespace resforward {
 
 namespace {
 
-constexpr int64_t kPointsBytes = 1 << 20;  // of a fused block's input: with its products, inside a 2 MiB L2
-constexpr int64_t kLeastTiles = 14;        // of a fused block, whatever it takes: each reads all weights
+// Measured on maps of 56x56x64 to 7x7x512, batches of 1 to 64, one and two threads, with 2 MiB of L2 a core:
+constexpr int64_t kFusedBytes = 4 << 20;    // of weights: more, and reading them costs more than waiting for each other
+constexpr int64_t kLeastTiles = 12;         // for a thread, of a fused step: fewer leave multiply-add units idle
+constexpr int64_t kBlockTiles = 56;         // of a fused item: more no longer pay
+constexpr int64_t kPointsBytes = 1 << 20;   // of its input; with its products, inside L2
+constexpr int64_t kSharedBytes = 16 << 20;  // points and products of three steps: they stay in L3
+constexpr int64_t kItemsPerThread = 4;      // enough that threads finish together, few enough that counting is free
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// An odd number of cache lines: neighbours of a power of two fall into one cache set.
+// An odd number of cache lines: neighbours at a power of two fall into one cache set.
 int64_t odd_lines(int64_t floats) { return (floats / kLanes | 1) * kLanes; }
 
-// Where points and products of a block lie, one behind the other; returns floats.
-struct Arrays {
-  int64_t plane, points_pitch, products_pitch, points, products;
-  Arrays(const PackedWinograd& w, int64_t tiles, int products_planes)
+struct Pitches {
+  int64_t plane, points, products;
+  Pitches(int64_t tiles, int planes, int product_planes)
       : plane(odd_lines(tiles * kLanes)),
-        points_pitch(odd_lines(plane * w.planes_in())),
-        products_pitch(odd_lines(plane * products_planes)),
-        points(points_pitch * w.points()),
-        products(products_pitch * w.points()) {}
-
-  void place(WinogradArgs& a, float* memory) const {
-    a.points = memory;
-    a.products = memory + points;
-    a.points_plane = a.products_plane = plane;
-    a.points_pitch = points_pitch;
-    a.products_pitch = products_pitch;
-  }
-  int64_t floats() const { return points + products; }
+        points(odd_lines(plane * planes)),
+        products(odd_lines(plane * product_planes)) {}
 };
 
 }  // namespace
@@ -44,13 +37,22 @@ WinogradConv::WinogradConv(std::shared_ptr<const PackedWinograd> weights, const 
       epilogue_(outputs, weights_->kernels->tile_width),
       tiles_(in.n * ceil_div(in.h, weights_->tile) * ceil_div(in.w, weights_->tile)) {}
 
-WinogradArgs WinogradConv::at(const Run& run, int64_t begin, int64_t end) const {
+int64_t WinogradConv::floats(int64_t tiles, int product_planes) const {
+  const Pitches pitches(tiles, weights_->planes_in(), product_planes);
+  return (pitches.points + pitches.products) * weights_->points();
+}
+
+WinogradArgs WinogradConv::at(const Run& run, int64_t begin, int64_t end, float* memory, int product_planes) const {
   WinogradArgs a;
   a.tile = weights_->tile;
   a.in = run.at(in_);
   a.in_plane = in_.plane(), a.planes = in_.planes();
   a.n = in_.n, a.h = in_.h, a.w = in_.w, a.out_planes = weights_->planes_out();
   a.block_begin = begin, a.block_end = end;
+  const Pitches pitches(end - begin, a.planes, product_planes);
+  a.points = memory, a.products = memory + pitches.points * weights_->points();
+  a.points_plane = a.products_plane = pitches.plane;
+  a.points_pitch = pitches.points, a.products_pitch = pitches.products;
   a.weights = weights_->weights.data();
   a.zeros = weights_->zeros.data();
   a.epilogue = epilogue_.at(run);
@@ -65,17 +67,10 @@ WinogradArgs WinogradConv::at(const Run& run, int64_t begin, int64_t end) const 
   return a;
 }
 
-WinogradFusedStep::WinogradFusedStep(std::shared_ptr<const WinogradConv> conv, int64_t block)
-    : conv_(std::move(conv)), block_(block) {}
-
 int64_t WinogradFusedStep::items() const { return ceil_div(conv_->tiles(), block_); }
 
 size_t WinogradFusedStep::scratch() const {
-  const PackedWinograd& w = conv_->weights();
-  WinogradArgs a;
-  a.block_end = block_;
-  const Arrays arrays(w, block_, w.kernels->tile_width / kLanes);
-  return arrays.floats() * sizeof(float) + w.kernels->winograd_scratch(a);
+  return conv_->floats(block_, conv_->kernels().tile_width / kLanes) * sizeof(float);
 }
 
 void WinogradFusedStep::run(Run& run, int64_t item, void* scratch) const {
@@ -83,29 +78,70 @@ void WinogradFusedStep::run(Run& run, int64_t item, void* scratch) const {
   const PackedWinograd& w = conv_->weights();
   const int planes = w.kernels->tile_width / kLanes;
   const int64_t begin = item * block_, end = std::min(begin + block_, conv_->tiles());
-  WinogradArgs a = conv_->at(run, begin, end);
-  const Arrays arrays(w, end - begin, planes);
-  arrays.place(a, static_cast<float*>(scratch));
-  void* const pointers = static_cast<float*>(scratch) + arrays.floats();
+  WinogradArgs a = conv_->at(run, begin, end, static_cast<float*>(scratch), planes);
   w.kernels->winograd_in(a, begin, end, 0, a.planes);
   for (int tile = 0; tile < w.tiles(); ++tile) {
     a.products_first = tile * planes;
-    w.kernels->winograd_multiply(a, tile * w.points(), (tile + 1) * w.points(), pointers);
+    w.kernels->winograd_multiply(a, 0, w.points(), tile, tile + 1);
     w.kernels->winograd_out(a, begin, end, a.products_first, std::min(a.products_first + planes, a.out_planes));
+  }
+}
+
+// Of a product, points before output tiles: what one thread reads of the input's points is not what another reads.
+WinogradPartStep::WinogradPartStep(std::shared_ptr<const WinogradConv> conv, Part part, int64_t begin, int64_t end,
+                                   int threads)
+    : conv_(std::move(conv)), part_(part), begin_(begin), end_(end) {
+  const PackedWinograd& w = conv_->weights();
+  const int64_t wanted = kItemsPerThread * threads;
+  ranges_ = part == Part::kMultiply ? w.points() : std::min(wanted, end - begin);
+  const int most = part == Part::kMultiply ? w.tiles() : part == Part::kIn ? w.planes_in() : w.planes_out();
+  splits_ = int(std::min<int64_t>(ceil_div(wanted, ranges_), most));
+}
+
+size_t WinogradPartStep::shared() const {
+  return conv_->floats(end_ - begin_, conv_->weights().planes_out()) * sizeof(float);
+}
+
+void WinogradPartStep::run(Run& run, int64_t item, void*) const {
+  const PackedWinograd& w = conv_->weights();
+  const WinogradArgs a = conv_->at(run, begin_, end_, run.shared, w.planes_out());
+  const int64_t range = item / splits_;
+  const int split = int(item % splits_);
+  const auto cut = [this, split](int all, int after) { return all * (split + after) / splits_; };
+  const int64_t tiles = end_ - begin_;
+  const int64_t begin = begin_ + tiles * range / ranges_, end = begin_ + tiles * (range + 1) / ranges_;
+  switch (part_) {
+    case Part::kIn:
+      return w.kernels->winograd_in(a, begin, end, cut(w.planes_in(), 0), cut(w.planes_in(), 1));
+    case Part::kMultiply:
+      return w.kernels->winograd_multiply(a, int(range), int(range) + 1, cut(w.tiles(), 0), cut(w.tiles(), 1));
+    case Part::kOut:
+      if (item == 0) conv_->clear_guards(run);
+      return w.kernels->winograd_out(a, begin, end, cut(w.planes_out(), 0), cut(w.planes_out(), 1));
   }
 }
 
 std::vector<std::unique_ptr<Step>> winograd_steps(std::shared_ptr<const PackedWinograd> weights, const Tensor& in,
                                                   const Shortcut& shortcut, const Outputs& outputs, int threads) {
-  auto conv = std::make_shared<const WinogradConv>(std::move(weights), in, shortcut, outputs);
+  const auto conv = std::make_shared<const WinogradConv>(std::move(weights), in, shortcut, outputs);
   const PackedWinograd& w = conv->weights();
-  const int64_t tile_bytes = int64_t(w.points()) * w.planes_in() * kLanes * sizeof(float);
-  const int64_t block = std::max(kPointsBytes / tile_bytes, kLeastTiles);
-  // As many blocks as threads, where there are tiles enough, and blocks alike.
-  const int64_t blocks = std::max(ceil_div(conv->tiles(), block), std::min<int64_t>(conv->tiles(), threads));
+  const int64_t tiles = conv->tiles();
   std::vector<std::unique_ptr<Step>> steps;
-  steps.push_back(
-      std::make_unique<WinogradFusedStep>(conv, ceil_div(conv->tiles(), ceil_div(blocks, threads) * threads)));
+  if (int64_t(w.weights.bytes()) <= kFusedBytes && tiles >= kLeastTiles * threads) {
+    const int64_t tile_bytes = int64_t(w.points()) * w.planes_in() * kLanes * sizeof(float);
+    const int64_t block = std::clamp<int64_t>(kPointsBytes / tile_bytes, 1, kBlockTiles);
+    // As many for every thread, and blocks alike.
+    const int64_t blocks = ceil_div(ceil_div(tiles, block), threads) * threads;
+    steps.push_back(std::make_unique<WinogradFusedStep>(conv, ceil_div(tiles, blocks)));
+    return steps;
+  }
+  using Part = WinogradPartStep::Part;
+  const int64_t bytes = conv->floats(tiles, w.planes_out()) * int64_t(sizeof(float));
+  const int64_t groups = std::min(ceil_div(bytes, kSharedBytes), tiles);
+  for (int64_t group = 0; group < groups; ++group)
+    for (Part part : {Part::kIn, Part::kMultiply, Part::kOut})
+      steps.push_back(std::make_unique<WinogradPartStep>(conv, part, tiles * group / groups,
+                                                         tiles * (group + 1) / groups, threads));
   return steps;
 }
 

@@ -120,7 +120,6 @@ static double fma_loop(int64_t iterations) {
    winograd_in,                \
    winograd_multiply,          \
    winograd_out,               \
-   winograd_scratch,           \
    max_pool,                   \
    mean,                       \
    load,                       \

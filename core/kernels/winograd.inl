@@ -141,32 +141,31 @@ struct TileWalk {
   }
 };
 
-// One tile of some planes. offsets: of its (h + 2) x (w + 2) input pixels in a plane.
+// One tile of one plane. offsets: of its (h + 2) x (w + 2) input pixels in the plane.
 template <int kH, int kW>
-static void tile_to_points(const WinogradArgs& a, const int64_t* offsets, int64_t slot, int plane_begin,
-                           int plane_end) {
-  for (int plane = plane_begin; plane < plane_end; ++plane) {
-    const float* in = a.in + plane * a.in_plane;
-    float* to = a.points + plane * a.points_plane + slot * kLanes;
-    for (int lane = 0; lane < kLanes; lane += V::kWidth) {
-      typename V::Vec t[kW + 2][kH + 2];
+static void tile_to_points(const WinogradArgs& a, const int64_t* offsets, int64_t slot, int plane) {
+  const float* in = a.in + plane * a.in_plane;
+  float* to = a.points + plane * a.points_plane + slot * kLanes;
+  const int64_t pitch = a.points_pitch, row_pitch = (a.tile + 2) * pitch;
+#pragma GCC unroll 1
+  for (int lane = 0; lane < kLanes; lane += V::kWidth, in += V::kWidth, to += V::kWidth) {
+    typename V::Vec t[kW + 2][kH + 2];
 #pragma GCC unroll 6
-      for (int x = 0; x < kW + 2; ++x) {
-        typename V::Vec d[kH + 2];
+    for (int x = 0; x < kW + 2; ++x) {
+      typename V::Vec d[kH + 2];
 #pragma GCC unroll 6
-        for (int y = 0; y < kH + 2; ++y) d[y] = V::load(in + offsets[y * (kW + 2) + x] + lane);
-        to_points<kH>(d, t[x]);
-      }
+      for (int y = 0; y < kH + 2; ++y) d[y] = V::load(in + offsets[y * (kW + 2) + x]);
+      to_points<kH>(d, t[x]);
+    }
+    float* row = to;
 #pragma GCC unroll 6
-      for (int y = 0; y < kH + 2; ++y) {
-        typename V::Vec d[kW + 2], p[kW + 2];
+    for (int y = 0; y < kH + 2; ++y, row += row_pitch) {
+      typename V::Vec d[kW + 2], p[kW + 2];
 #pragma GCC unroll 6
-        for (int x = 0; x < kW + 2; ++x) d[x] = t[x][y];
-        to_points<kW>(d, p);
-        float* row = to + int64_t(y) * (a.tile + 2) * a.points_pitch + lane;
+      for (int x = 0; x < kW + 2; ++x) d[x] = t[x][y];
+      to_points<kW>(d, p);
 #pragma GCC unroll 6
-        for (int x = 0; x < kW + 2; ++x) V::store(row + x * a.points_pitch, p[x]);
-      }
+      for (int x = 0; x < kW + 2; ++x) V::store(row + x * pitch, p[x]);
     }
   }
 }
@@ -231,8 +230,10 @@ static void tile_from_points(const WinogradArgs& a, int64_t pixel, const float* 
   }
 }
 
+constexpr int kTilesAtOnce = 16;  // of one plane before the next: rows of the map are read as streams
+
 static void winograd_in(const WinogradArgs& a, int64_t begin, int64_t end, int plane_begin, int plane_end) {
-  using Transform = void (*)(const WinogradArgs&, const int64_t*, int64_t, int, int);
+  using Transform = void (*)(const WinogradArgs&, const int64_t*, int64_t, int);
   constexpr Transform kTransforms[4][4] = {
       {tile_to_points<1, 1>, tile_to_points<1, 2>, tile_to_points<1, 3>, tile_to_points<1, 4>},
       {tile_to_points<2, 1>, tile_to_points<2, 2>, tile_to_points<2, 3>, tile_to_points<2, 4>},
@@ -242,16 +243,23 @@ static void winograd_in(const WinogradArgs& a, int64_t begin, int64_t end, int p
   const Tiling tiling(a);
   const int64_t zero = int64_t(a.n) * a.h * a.w * kLanes;  // the pixel of zeros behind each plane
   TileWalk at(tiling, begin);
-  for (int64_t i = begin; i < end; ++i, at.next()) {
-    const int h = at.height(), w = at.width(), y0 = at.y * a.tile - 1, x0 = at.x * a.tile - 1;
-    int64_t offsets[36];
-    int64_t* offset = offsets;
-    for (int y = y0; y < y0 + h + 2; ++y)
-      for (int x = x0; x < x0 + w + 2; ++x) {
-        const bool inside = unsigned(y) < unsigned(a.h) && unsigned(x) < unsigned(a.w);
-        *offset++ = inside ? ((int64_t(at.n) * a.h + y) * a.w + x) * kLanes : zero;
-      }
-    kTransforms[h - 1][w - 1](a, offsets, at.slot(), plane_begin, plane_end);
+  while (begin < end) {
+    int64_t offsets[kTilesAtOnce][36], slots[kTilesAtOnce];
+    Transform transforms[kTilesAtOnce];
+    int count = 0;
+    for (; count < kTilesAtOnce && begin < end; ++begin, ++count, at.next()) {
+      const int h = at.height(), w = at.width(), y0 = at.y * a.tile - 1, x0 = at.x * a.tile - 1;
+      slots[count] = at.slot();
+      transforms[count] = kTransforms[h - 1][w - 1];
+      int64_t* offset = offsets[count];
+      for (int y = y0; y < y0 + h + 2; ++y)
+        for (int x = x0; x < x0 + w + 2; ++x) {
+          const bool inside = unsigned(y) < unsigned(a.h) && unsigned(x) < unsigned(a.w);
+          *offset++ = inside ? ((int64_t(at.n) * a.h + y) * a.w + x) * kLanes : zero;
+        }
+    }
+    for (int plane = plane_begin; plane < plane_end; ++plane)
+      for (int i = 0; i < count; ++i) transforms[i](a, offsets[i], slots[i], plane);
   }
 }
 
@@ -278,33 +286,44 @@ static void winograd_out(const WinogradArgs& a, int64_t begin, int64_t end, int 
   }
 }
 
-// One point and one output tile is a 1x1 convolution whose pixels are tiles.
-static ConvArgs product_of(const WinogradArgs& a) {
-  ConvArgs c;
-  c.in_plane = a.points_plane, c.planes = a.planes;
-  c.in_h = c.out_h = 1, c.in_w = c.out_w = int(a.block_end - a.block_begin);
-  c.epilogue.bias = a.zeros, c.epilogue.plane = a.products_plane;
-  return c;
-}
-
-static size_t winograd_scratch(const WinogradArgs& a) {
-  return conv_scratch(product_of(a), a.block_end - a.block_begin);
-}
-
-static void winograd_multiply(const WinogradArgs& a, int begin, int end, void* scratch) {
+// One point and one output tile is a 1x1 convolution whose pixels are tiles, in tiles of pixels as equal as can be.
+static void winograd_multiply(const WinogradArgs& a, int point_begin, int point_end, int tile_begin, int tile_end) {
   constexpr int kWidth = V::kVectors * V::kWidth;
+  constexpr int kStepLines = kWidth;  // cache lines of weights for one plane
   const Tiling tiling(a);
   const int side = a.tile + 2, points = side * side;
-  ConvArgs c = product_of(a);
-  for (int i = begin; i < end; ++i) {
-    const int point = i % points, plane = i / points * kWidth / kLanes;
-    int64_t first, last;
-    tiling.range(point / side, point % side, first, last);
-    if (first == last) continue;
-    c.in = a.points + point * a.points_pitch;
-    c.weights = a.weights + int64_t(i) * a.planes * kLanes * kWidth;
-    c.out_planes = a.out_planes - plane;
-    c.epilogue.out = a.products + point * a.products_pitch + (plane - a.products_first) * a.products_plane;
-    conv_range<Rows::kContiguous>(c, first, last, 0, 1, scratch);
+  const int64_t piece = int64_t(a.planes) * kLanes * kWidth;
+  ConvArgs c;
+  c.in_plane = a.points_plane, c.planes = a.planes;
+  c.epilogue.bias = a.zeros, c.epilogue.plane = a.products_plane;
+  for (int point = point_begin; point < point_end; ++point) {
+    int64_t begin, end;
+    tiling.range(point / side, point % side, begin, end);
+    if (begin == end) continue;
+    const float* const in = a.points + point * a.points_pitch;
+    const int tiles = conv_tiles(end - begin), share = (kStepLines + tiles - 1) / tiles;
+    const int smaller = int((end - begin) / tiles), larger = int((end - begin) % tiles);
+    for (int tile = tile_begin; tile < tile_end; ++tile) {
+      const int plane = tile * kWidth / kLanes;
+      c.weights = a.weights + (int64_t(tile) * points + point) * piece;
+      c.out_planes = a.out_planes - plane;
+      c.epilogue.out = a.products + point * a.products_pitch + (plane - a.products_first) * a.products_plane;
+      // What is multiplied next: the next output tile, or the next point, whose weights lie behind these.
+      const float* next = nullptr;
+      if (tile + 1 < tile_end)
+        next = c.weights + points * piece;
+      else if (point + 1 < points)
+        next = a.weights + (int64_t(tile_begin) * points + point + 1) * piece;
+      else if (plane + kWidth / kLanes < a.out_planes)
+        next = c.weights + piece;
+      int64_t slot = begin;
+      for (int t = 0; t < tiles; ++t) {
+        const int count = smaller + (t < larger);
+        const float* rows[V::kRows + 1] = {in + slot * kLanes};
+        const Ahead ahead{next + t * share * kLanes, next && t * share < kStepLines ? share : 0};
+        conv_pixels<Rows::kContiguous>(c, count, rows, slot, 0, ahead);
+        slot += count;
+      }
+    }
   }
 }

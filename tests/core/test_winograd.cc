@@ -185,16 +185,16 @@ void run_block(const Setting& s, int64_t begin, int64_t end) {
   a.products_pitch = a.products_plane * a.out_planes + random_int(0, 1) * kLanes;
   Floats points(a.points_pitch * s.packed.points(), kCanary), products(a.products_pitch * s.packed.points(), kCanary);
   a.points = points.data(), a.products = products.data();
-  std::vector<uint64_t> scratch((s.kernels.winograd_scratch(a) + 7) / 8);
 
   const int64_t cut = begin + random_int(0, int(tiles));
   const int plane = random_int(0, a.planes);
   s.kernels.winograd_in(a, cut, end, 0, a.planes);
   s.kernels.winograd_in(a, begin, cut, plane, a.planes);
   s.kernels.winograd_in(a, begin, cut, 0, plane);
-  const int all = s.packed.tiles() * s.packed.points(), product = random_int(0, all);
-  s.kernels.winograd_multiply(a, product, all, scratch.data());
-  s.kernels.winograd_multiply(a, 0, product, scratch.data());
+  const int point = random_int(0, s.packed.points()), tile = random_int(0, s.packed.tiles());
+  s.kernels.winograd_multiply(a, point, s.packed.points(), 0, s.packed.tiles());
+  s.kernels.winograd_multiply(a, 0, point, tile, s.packed.tiles());
+  s.kernels.winograd_multiply(a, 0, point, 0, tile);
   const int out_plane = random_int(0, a.out_planes);
   s.kernels.winograd_out(a, begin, cut, 0, a.out_planes);
   s.kernels.winograd_out(a, cut, end, out_plane, a.out_planes);
