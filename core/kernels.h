@@ -69,6 +69,7 @@ struct WinogradArgs {
   int64_t products_plane = 0, products_pitch = 0;
   int products_first = 0;
   const float* weights = nullptr;  // [output tile][point y][point x][plane][lane][tile_width]
+  int64_t weights_pitch = 0;       // floats from point to point
   const float* zeros = nullptr;    // as many as an output tile has channels
   Epilogue epilogue;
 };

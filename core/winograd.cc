@@ -41,38 +41,36 @@ std::shared_ptr<const PackedWinograd> pack_winograd(const Kernels* kernels, int 
   const FlushDenormals flush;
   auto packed =
       std::make_shared<PackedWinograd>(PackedWinograd{kernels, tile, depth_in, depth, Buffer(), Buffer(), Buffer()});
-  const int width = kernels->tile_width, side = tile + 2, points = packed->points(), planes = packed->planes_in();
+  const int width = kernels->tile_width, side = tile + 2, points = packed->points();
   packed->bias = pad_channels(bias, depth, width);
   packed->zeros = Buffer(width);
-  packed->weights = Buffer(size_t(packed->tiles()) * points * planes * kLanes * width);
+  const int64_t pitch = packed->pitch();
+  packed->weights = Buffer(size_t(packed->tiles()) * points * pitch);
   std::vector<double> factors(size_t(packed->tiles()) * width, 0.0);
   for (int k = 0; k < depth; ++k) factors[k] = scale ? scale[k] : 1.0;
 
-  const int64_t pitch = int64_t(planes) * kLanes * width;  // from point to point
-  for (int first = 0; first < depth; first += kLanes) {
-    float* const to = packed->weights.data() + first / width * points * pitch + first % width;
-    const int count = std::min(kLanes, depth - first);
-    for (int channel = 0; channel < depth_in; ++channel) {
-      Lanes rows[3][kMostPoints];  // [tap y][point x]
-      for (int r = 0; r < 3; ++r) {
-        Lanes g[3] = {};
-        for (int s = 0; s < 3; ++s) {
-          const float* from = weights + (int64_t(r * 3 + s) * depth_in + channel) * depth + first;
-          for (int i = 0; i < count; ++i) g[s][i] = from[i] * factors[first + i];
+  for (int out = 0; out < packed->tiles(); ++out)
+    for (int channel = 0; channel < depth_in; ++channel)
+      for (int first = out * width; first < std::min((out + 1) * width, depth); first += kLanes) {
+        const int count = std::min(kLanes, depth - first);
+        Lanes rows[3][kMostPoints];  // [tap y][point x]
+        for (int r = 0; r < 3; ++r) {
+          Lanes g[3] = {};
+          for (int s = 0; s < 3; ++s) {
+            const float* from = weights + (int64_t(r * 3 + s) * depth_in + channel) * depth + first;
+            for (int i = 0; i < count; ++i) g[s][i] = from[i] * factors[first + i];
+          }
+          to_points(g, side, rows[r]);
         }
-        to_points(g, side, rows[r]);
-      }
-      for (int x = 0; x < side; ++x) {
-        Lanes g[3], column[kMostPoints];
-        for (int r = 0; r < 3; ++r) std::copy_n(rows[r][x], kLanes, g[r]);
-        to_points(g, side, column);
-        for (int y = 0; y < side; ++y) {
-          float* at = to + (y * side + x) * pitch + int64_t(channel) * width;
-          for (int i = 0; i < kLanes; ++i) at[i] = float(column[y][i]);
+        float* const to = packed->weights.data() + out * points * pitch + int64_t(channel) * width + first % width;
+        for (int x = 0; x < side; ++x) {
+          Lanes g[3], column[kMostPoints];
+          for (int r = 0; r < 3; ++r) std::copy_n(rows[r][x], kLanes, g[r]);
+          to_points(g, side, column);
+          for (int y = 0; y < side; ++y)
+            for (int i = 0; i < kLanes; ++i) to[(y * side + x) * pitch + i] = float(column[y][i]);
         }
       }
-    }
-  }
   return packed;
 }
 

@@ -22,9 +22,11 @@ namespace resforward {
 struct PackedWinograd {
   const Kernels* kernels;
   int tile, depth_in, depth;
-  Buffer weights;  // [output tile][point y][point x][plane][lane][tile_width]
+  Buffer weights;  // [output tile][point y][point x], `pitch` apart, [plane][lane][tile_width]
   Buffer bias, zeros;
 
+  // Floats from one point to the next: a cache line more than they are, or all would fall into one cache set.
+  int64_t pitch() const { return int64_t(planes_in()) * kLanes * kernels->tile_width + kLanes; }
   int points() const { return (tile + 2) * (tile + 2); }
   int planes_in() const { return (depth_in + kLanes - 1) / kLanes; }
   int planes_out() const { return (depth + kLanes - 1) / kLanes; }

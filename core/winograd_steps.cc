@@ -53,7 +53,7 @@ WinogradArgs WinogradConv::at(const Run& run, int64_t begin, int64_t end, float*
   a.points = memory, a.products = memory + pitches.points * weights_->points();
   a.points_plane = a.products_plane = pitches.plane;
   a.points_pitch = pitches.points, a.products_pitch = pitches.products;
-  a.weights = weights_->weights.data();
+  a.weights = weights_->weights.data(), a.weights_pitch = weights_->pitch();
   a.zeros = weights_->zeros.data();
   a.epilogue = epilogue_.at(run);
   a.epilogue.bias = weights_->bias.data();

@@ -292,7 +292,7 @@ static void winograd_multiply(const WinogradArgs& a, int point_begin, int point_
   constexpr int kStepLines = kWidth;  // cache lines of weights for one plane
   const Tiling tiling(a);
   const int side = a.tile + 2, points = side * side;
-  const int64_t piece = int64_t(a.planes) * kLanes * kWidth;
+  const int64_t piece = a.weights_pitch;
   ConvArgs c;
   c.in_plane = a.points_plane, c.planes = a.planes;
   c.epilogue.bias = a.zeros, c.epilogue.plane = a.products_plane;

@@ -26,9 +26,10 @@ CHAIN_PIXELS = 98  # fewer are not worth a chain: its items would leave threads 
 Form = tuple[str, int | Literal["rows"]]  # a convolution's name; "rows", or the Winograd tile, 0 for none
 Packed = _core.PackedConv | _core.PackedWinograd
 
-# Measured: below, the transforms cost what the products save.
-_WINOGRAD_TILE = 4
-_WINOGRAD_DEPTH = 32
+# Outputs of a tile by the least number of pixels. Measured with batches of 1 and 8: larger tiles save more products and
+# have more weights, which a small map cannot make up for.
+_WINOGRAD_TILES = ((121, 4), (81, 3), (16, 2))
+_WINOGRAD_DEPTH = 16  # of input and output, a plane: with less, lanes stay empty
 
 
 @dataclass(eq=False)
@@ -132,7 +133,7 @@ def winograd_tile(row: Conv, height: int, width: int) -> int:
     """
     if (row.kernel, row.stride, row.rate) != (3, 1, 1) or min(row.depth_in, row.depth) < _WINOGRAD_DEPTH:
         return 0
-    return _WINOGRAD_TILE if min(height, width) > 2 * _WINOGRAD_TILE else 0
+    return next((tile for pixels, tile in _WINOGRAD_TILES if height * width >= pixels), 0)
 
 
 def lay_out(

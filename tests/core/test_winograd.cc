@@ -155,7 +155,7 @@ struct Setting {
     a.in = input.data(), a.in_plane = input.shape.plane(), a.planes = input.shape.planes();
     a.n = c.n, a.h = c.h, a.w = c.w, a.out_planes = packed.planes_out();
     a.block_begin = begin, a.block_end = end;
-    a.weights = packed.weights.data(), a.zeros = packed.zeros.data();
+    a.weights = packed.weights.data(), a.weights_pitch = packed.pitch(), a.zeros = packed.zeros.data();
     Epilogue& e = a.epilogue;
     e.bias = packed.bias.data();
     if (parts.residual_stride) {
