@@ -208,8 +208,10 @@ static void conv_pixels(const ConvArgs& a, int count, const float* const* rows, 
   if constexpr (kMr > 1) conv_pixels<kRows, kMr - 1>(a, count, rows, pixel, tile, ahead);
 }
 
-// The pixels are cut into the fewest tiles, and those as equal as can be: a tile of few pixels leaves multiply-add
-// units idle.
+// Too few independent sums leave multiply-add units idle while they wait for each other.
+constexpr int kLeastRows = V::kRows / 3;
+
+// The pixels are cut into whole tiles and a rest; one of too few rows takes some from the tile before.
 template <Rows kRows>
 static void conv_range(const ConvArgs& a, int64_t begin, int64_t end, int tile_begin, int tile_end, void* scratch) {
   const int taps = a.taps_h * a.taps_w;
@@ -220,8 +222,9 @@ static void conv_range(const ConvArgs& a, int64_t begin, int64_t end, int tile_b
   constexpr int kStepLines = V::kVectors * V::kWidth;
   const int share = (kStepLines + tiles - 1) / tiles;
   const int64_t tile_floats = int64_t(a.planes) * taps * a.lanes * V::kVectors * V::kWidth;
-  const int smaller = int((end - begin) / tiles), larger = int((end - begin) % tiles);
-  const auto count = [=](int t) { return smaller + (t < larger); };
+  const int rest = int(end - begin) - (tiles - 1) * V::kRows;
+  const int last = tiles > 1 && rest < kLeastRows ? (V::kRows + rest) / 2 : rest;
+  const auto count = [=](int t) { return t == tiles - 1 ? last : t == tiles - 2 ? V::kRows + rest - last : V::kRows; };
   int64_t pixel = begin;
   for (int t = 0; t < tiles; pixel += count(t++)) fill_rows(a, pixel, count(t), rows + t * table);
   for (int tile = tile_begin; tile < tile_end; ++tile) {
