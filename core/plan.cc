@@ -18,8 +18,11 @@ Plan::Plan(const Kernels* kernels, int threads, int64_t arena_floats)
   if (threads < 1) throw std::invalid_argument("a plan needs at least one thread");
 }
 
-void Plan::add(std::unique_ptr<Step> step) {
+void Plan::add(std::unique_ptr<Step> step, bool another_part) {
   chain_ = nullptr;
+  scratch_ = std::max(scratch_, step->scratch());
+  shared_ = std::max(shared_, step->shared());
+  number_of_.push_back(another_part ? number_of_.back() : steps());
   steps_.push_back(std::move(step));
 }
 
@@ -53,10 +56,10 @@ void Plan::winograd(std::shared_ptr<const PackedWinograd> conv, const Tensor& in
     throw std::invalid_argument("the weights are of other depths than the tensors");
   if (out.n != in.n || out.h != in.h || out.w != in.w)
     throw std::invalid_argument("Winograd's convolution keeps the size of its input");
-  for (std::unique_ptr<Step>& step : winograd_steps(std::move(conv), in, shortcut, outputs, threads_)) {
-    scratch_ = std::max(scratch_, step->scratch());
-    shared_ = std::max(shared_, step->shared());
-    add(std::move(step));
+  bool another_part = false;
+  for (std::unique_ptr<Step>& part : winograd_steps(std::move(conv), in, shortcut, outputs, threads_)) {
+    add(std::move(part), another_part);
+    another_part = true;
   }
 }
 
@@ -76,12 +79,13 @@ void Plan::add(ConvLink link, bool follows) {
   if (follows) {
     if (!chain_) throw std::invalid_argument("no convolution to follow");
     chain_->follow(std::move(link));
+    scratch_ = std::max(scratch_, chain_->scratch());
   } else {
     auto step = std::make_unique<ConvStep>(std::move(link), threads_);
-    chain_ = step.get();
-    steps_.push_back(std::move(step));
+    ConvStep* const first = step.get();
+    add(std::move(step));
+    chain_ = first;
   }
-  scratch_ = std::max(scratch_, chain_->scratch());
 }
 
 void Plan::max_pool(const Tensor& in, int kernel, int stride, int pad_y, int pad_x, bool zero_fill,
@@ -132,6 +136,7 @@ struct alignas(64) Share {
 bool Plan::run(const float* images, float* const* outputs, double* seconds) const {
   Buffer arena;
   bool exhausted = false;
+  if (seconds) std::fill_n(seconds, steps(), 0.0);
   Run run{nullptr, nullptr, images, outputs};
   std::vector<Share> shares(steps_.size() * threads_);
   for (size_t s = 0; s < shares.size(); ++s) {
@@ -166,7 +171,7 @@ bool Plan::run(const float* images, float* const* outputs, double* seconds) cons
       barrier.wait();
       if (member == 0 && seconds) {
         const auto now = Clock::now();
-        seconds[s] = std::chrono::duration<double>(now - start).count();
+        seconds[number_of_[s]] += std::chrono::duration<double>(now - start).count();
         start = now;
       }
       if (!run.finite.load(std::memory_order_relaxed)) break;  // the same for all: only the first step clears it

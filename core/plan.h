@@ -80,10 +80,10 @@ class Plan {
   int64_t arena_floats() const { return arena_floats_; }
   int64_t image_floats() const { return image_floats_; }                        // that `run` reads
   const std::vector<int64_t>& output_floats() const { return output_floats_; }  // that it writes, by output
-  int steps() const { return int(steps_.size()); }
+  int steps() const { return number_of_.empty() ? 0 : number_of_.back() + 1; }
 
  private:
-  void add(std::unique_ptr<Step> step);
+  void add(std::unique_ptr<Step> step, bool another_part = false);
   void add(ConvLink link, bool follows);
   Buffer take_arena() const;
   void give_back(Buffer arena) const;
@@ -97,7 +97,8 @@ class Plan {
   std::vector<int64_t> output_floats_;
   size_t scratch_ = 0, shared_ = 0;  // bytes
   std::vector<std::unique_ptr<Step>> steps_;
-  ConvStep* chain_ = nullptr;  // the last step, if a convolution may follow it
+  std::vector<int> number_of_;  // of each: some steps come in parts
+  ConvStep* chain_ = nullptr;   // the last step, if a convolution may follow it
   mutable std::mutex mutex_;
   mutable std::vector<Buffer> idle_arenas_;
 };
