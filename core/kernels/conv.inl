@@ -211,29 +211,35 @@ static void conv_pixels(const ConvArgs& a, int count, const float* const* rows, 
 // Too few independent sums leave multiply-add units idle while they wait for each other.
 constexpr int kLeastRows = V::kRows / 3;
 
-// The pixels are cut into whole tiles and a rest; one of too few rows takes some from the tile before.
+// Pixels cut into whole tiles and a rest; one of too few rows takes some from the tile before.
+struct PixelTiles {
+  int tiles, rest, last;
+  explicit PixelTiles(int64_t pixels)
+      : tiles(conv_tiles(pixels)),
+        rest(int(pixels) - (tiles - 1) * V::kRows),
+        last(tiles > 1 && rest < kLeastRows ? (V::kRows + rest) / 2 : rest) {}
+  int count(int t) const { return t == tiles - 1 ? last : t == tiles - 2 ? V::kRows + rest - last : V::kRows; }
+};
+
 template <Rows kRows>
 static void conv_range(const ConvArgs& a, int64_t begin, int64_t end, int tile_begin, int tile_end, void* scratch) {
   const int taps = a.taps_h * a.taps_w;
   const int64_t table = int64_t(V::kRows) * (taps + 1);
   const float** rows = static_cast<const float**>(scratch);
-  const int tiles = conv_tiles(end - begin);
+  const PixelTiles tiles(end - begin);
   // Weights of one plane and tap, in cache lines, and how many of them each tile of pixels fetches for the next.
   constexpr int kStepLines = V::kVectors * V::kWidth;
-  const int share = (kStepLines + tiles - 1) / tiles;
+  const int share = (kStepLines + tiles.tiles - 1) / tiles.tiles;
   const int64_t tile_floats = int64_t(a.planes) * taps * a.lanes * V::kVectors * V::kWidth;
-  const int rest = int(end - begin) - (tiles - 1) * V::kRows;
-  const int last = tiles > 1 && rest < kLeastRows ? (V::kRows + rest) / 2 : rest;
-  const auto count = [=](int t) { return t == tiles - 1 ? last : t == tiles - 2 ? V::kRows + rest - last : V::kRows; };
   int64_t pixel = begin;
-  for (int t = 0; t < tiles; pixel += count(t++)) fill_rows(a, pixel, count(t), rows + t * table);
+  for (int t = 0; t < tiles.tiles; pixel += tiles.count(t++)) fill_rows(a, pixel, tiles.count(t), rows + t * table);
   for (int tile = tile_begin; tile < tile_end; ++tile) {
     const float* const next = a.weights + int64_t(tile + 1) * tile_floats;
     pixel = begin;
-    for (int t = 0; t < tiles; pixel += count(t++)) {
+    for (int t = 0; t < tiles.tiles; pixel += tiles.count(t++)) {
       const bool fetches = next < a.weights_end && t * share < kStepLines;
       const Ahead ahead{next + t * share * kLanes, fetches ? share : 0};
-      conv_pixels<kRows>(a, count(t), rows + t * table, pixel, tile, ahead);
+      conv_pixels<kRows>(a, tiles.count(t), rows + t * table, pixel, tile, ahead);
     }
   }
 }

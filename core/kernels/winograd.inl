@@ -286,7 +286,7 @@ static void winograd_out(const WinogradArgs& a, int64_t begin, int64_t end, int 
   }
 }
 
-// One point and one output tile is a 1x1 convolution whose pixels are tiles, in tiles of pixels as equal as can be.
+// One point and one output tile is a 1x1 convolution whose pixels are tiles.
 static void winograd_multiply(const WinogradArgs& a, int point_begin, int point_end, int tile_begin, int tile_end) {
   constexpr int kWidth = V::kVectors * V::kWidth;
   constexpr int kStepLines = kWidth;  // cache lines of weights for one plane
@@ -301,8 +301,8 @@ static void winograd_multiply(const WinogradArgs& a, int point_begin, int point_
     tiling.range(point / side, point % side, begin, end);
     if (begin == end) continue;
     const float* const in = a.points + point * a.points_pitch;
-    const int tiles = conv_tiles(end - begin), share = (kStepLines + tiles - 1) / tiles;
-    const int smaller = int((end - begin) / tiles), larger = int((end - begin) % tiles);
+    const PixelTiles tiles(end - begin);
+    const int share = (kStepLines + tiles.tiles - 1) / tiles.tiles;
     for (int tile = tile_begin; tile < tile_end; ++tile) {
       const int plane = tile * kWidth / kLanes;
       c.weights = a.weights + (int64_t(tile) * points + point) * piece;
@@ -317,12 +317,10 @@ static void winograd_multiply(const WinogradArgs& a, int point_begin, int point_
       else if (plane + kWidth / kLanes < a.out_planes)
         next = c.weights + piece;
       int64_t slot = begin;
-      for (int t = 0; t < tiles; ++t) {
-        const int count = smaller + (t < larger);
+      for (int t = 0; t < tiles.tiles; slot += tiles.count(t++)) {
         const float* rows[V::kRows + 1] = {in + slot * kLanes};
         const Ahead ahead{next + t * share * kLanes, next && t * share < kStepLines ? share : 0};
-        conv_pixels<Rows::kContiguous>(c, count, rows, slot, 0, ahead);
-        slot += count;
+        conv_pixels<Rows::kContiguous>(c, tiles.count(t), rows, slot, 0, ahead);
       }
     }
   }
