@@ -467,6 +467,30 @@ def test_bench_json():
     assert keys[1].partition(". ")[0].split(", ") == list(told)
 
 
+def test_bench_per_unit():
+    arguments = ("bench", "fashion", "--batch", 1, "--steps", 2, "--warmup", 0, "--threads", 1, "--per-unit")
+    result = run(*arguments)
+    assert result.exit_code == 0
+    _, figures, table, notes = result.stdout.split("\n\n")
+    assert figures.startswith("network  fashion")
+    head, *rows = table.splitlines()
+    assert head.split() == ["ms", "share", "GFLOP/s", "of", "peak", "lost", "ms", "MB"]
+    units = {
+        f"block{block}": [f"unit_{unit}" for unit in range(1, last + 1)] for block, last in ((1, 2), (2, 3), (3, 4))
+    }
+    names = ["root", *(name for block, names in units.items() for name in (block, *names)), "head", "total"]
+    assert [row.split()[0] for row in rows] == names
+    assert table.count("slowest") == table.count("most lost") == 1
+    assert notes.startswith("ms       medians of 2 steps; ")
+
+    told = json.loads(run(*arguments, "--json").stdout)
+    assert [unit["block"] for unit in told["units"]] == [None, *(b for b in units for _ in units[b]), None]
+    assert sum(unit["macs"] for unit in told["units"]) == told["macs_per_image"]
+    assert sum(unit["share"] for unit in told["units"]) == pytest.approx(1)
+    keys = re.search(r"also units: (.*?)\. ", " ".join(run("bench", "-h").stdout.split()))
+    assert re.sub(r" \(.*?\)", "", keys[1]).split(", ") == list(told["units"][0])
+
+
 # inspect
 
 

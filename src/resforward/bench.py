@@ -20,6 +20,7 @@ import numpy as np
 from . import __version__, _core, machine
 from .errors import InputError
 from .model import Model
+from .per_unit import Pass, UnitTime, per_unit, total
 
 PEAK_SECONDS = 0.02  # of one measurement of the peak
 _PEAKS = 5  # measurements in a run
@@ -104,6 +105,7 @@ class Measurement:
         timing: of the steps. warmup: steps before them.
         peaks: GFLOP/s of independent multiply-adds, measured between steps on the same threads.
         isa, threads, threads_reason: what it ran on. conditions: machine and versions.
+        units: where the time went, if that was asked for.
     """
 
     network: str
@@ -119,6 +121,7 @@ class Measurement:
     threads: int
     threads_reason: str
     conditions: dict[str, Any]
+    units: tuple[UnitTime, ...] = ()
 
     @property
     def images_per_second(self) -> float:
@@ -164,7 +167,11 @@ class Measurement:
             "threads": self.threads,
             "threads_reason": self.threads_reason,
             "conditions": self.conditions,
-        }
+        } | ({"units": self._units()} if self.units else {})
+
+    def _units(self) -> list[dict[str, Any]]:
+        whole = total("total", self.units).seconds
+        return [unit.as_dict(whole, self.peak) for unit in self.units]
 
 
 def measure(
@@ -177,6 +184,7 @@ def measure(
     threads_asked: int | None = None,
     report: Callable[[str], object] = print,
     between: Callable[[int], object] | None = None,
+    units: bool = False,
 ) -> Measurement:
     """Time a model on random images, and this machine's peak between its steps.
 
@@ -190,6 +198,7 @@ def measure(
         batch: images at once. size: their height and width, pixels.
         steps, warmup, report, between: as `time_forward_run` has them.
         threads_asked: the number of threads that was given to `load` or `build`, if one was: for the reason.
+        units: whether to say where the time goes, by the root block, the units and the head.
 
     Raises:
         InputError: nothing to time.
@@ -208,7 +217,15 @@ def measure(
         if between:
             between(done)
 
-    timing = time_forward_run(lambda: model(images), steps=steps, warmup=warmup, report=report, between=after)
+    passes: list[Pass] = []
+
+    def run() -> None:
+        if units:
+            passes.append(model.step_times(images))
+        else:
+            model(images)
+
+    timing = time_forward_run(run, steps=steps, warmup=warmup, report=report, between=after)
     return Measurement(
         network=model.network.name,
         source=model.source,
@@ -223,6 +240,7 @@ def measure(
         threads=model.threads,
         threads_reason=machine.threads(threads_asked).reason,
         conditions=conditions,
+        units=per_unit(model.network, size, passes[warmup:]) if units else (),
     )
 
 

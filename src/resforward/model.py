@@ -169,6 +169,31 @@ class Model:
             EndPointError: a name that is none of this network's; the nearest is suggested.
             InputError: as for `__call__`.
         """
+        return self._forward(images, end_points)
+
+    def step_times(self, images: Any) -> list[tuple[Layout, npt.NDArray[np.float64]]]:
+        """Run the pass of `__call__` and return its steps, each with its time in seconds.
+
+        >>> ((layout, seconds),) = build("fashion").step_times(np.zeros((1, 28, 28, 1), np.float32))
+        >>> layout.steps[0].name, len(layout.steps) == len(seconds)
+        ('images', True)
+
+        Args:
+            images: as for `__call__`. A large batch runs in parts, and there is a layout for each.
+
+        Raises:
+            InputError: as for `__call__`.
+        """
+        times: list[tuple[Layout, npt.NDArray[np.float64]]] = []
+        self._forward(images, [self._last_name()], times)
+        return times
+
+    def _forward(
+        self,
+        images: Any,
+        end_points: Iterable[str] | None,
+        times: list[tuple[Layout, npt.NDArray[np.float64]]] | None = None,
+    ) -> dict[str, Array]:
         batch = self._as_batch(images)
         if isinstance(end_points, str):
             end_points = [end_points]
@@ -185,8 +210,11 @@ class Model:
             part = batch[start : start + step]
             plan, layout = self._plan(part.shape, tuple(unique))
             outputs = [results[name][start : start + len(part)] for name in layout.shapes]
-            if not plan.run(part, outputs):
+            seconds = None if times is None else np.empty(plan.steps)
+            if not plan.run(part, outputs, seconds):
                 raise _not_finite(batch)
+            if times is not None and seconds is not None:
+                times.append((layout, seconds))
         return {name: results[canonical[name]] for name in asked}
 
     def predict(self, image: Any, top: int = 5) -> Any:

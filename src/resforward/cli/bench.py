@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option(
     "--warmup", type=click.IntRange(0), default=10, show_default=True, metavar="N", help="Untimed runs before."
 )
+@click.option("--per-unit", is_flag=True, help="Also where the time goes: a row for every unit.")
 @threads_option
 @winograd_option
 @click.option("--json", "as_json", is_flag=True, help="One document: all durations, conditions and versions.")
@@ -45,6 +46,7 @@ def command(
     size: tuple[int, int] | None,
     steps: int,
     warmup: int,
+    per_unit: bool,
     threads: int | None,
     winograd: bool,
     as_json: bool,
@@ -55,13 +57,37 @@ def command(
     mean and standard deviation at the end. The peak that the speed is compared with is measured between steps: 20 ms of
     independent multiply-adds on the same threads, the median of up to five.
 
+    With --per-unit a table follows: a row for the root block (reading the images, conv1, pool1), for every residual
+    unit, and for the head (the mean, the logits, writing the result). Norms, ReLUs and sums belong to the convolution
+    whose result they take.
+
+    \b
+    ms       of a batch, from medians over the timed steps: one for each
+             convolution, pool and mean, and one for convolutions that are
+             computed together. Where those are of two units, each unit
+             gets of that time in proportion to its multiply-adds
+    share    of the total
+    GFLOP/s  2 x the multiply-adds of its convolutions as written, whatever
+             Winograd's method saves of them
+    of peak  GFLOP/s as a part of the peak
+    lost ms  what it takes beyond its multiply-adds at the peak; below 0
+             where Winograd's method saves enough of them
+    MB       its weights as written, once, and the feature maps that it
+             reads from memory and writes there, each once for everything
+             that runs in turn, in float32; not what convolutions computed
+             together, or the parts of Winograd's method, hand on
+
+    Two rows are marked: `slowest` takes the most ms, `most lost` has the most lost ms, the most to gain.
+
     \b
     resforward bench resnet_v2_152
+    resforward bench resnet_v2_50 --batch 8 --per-unit
     resforward bench resnet_v2_50.ckpt --batch 1 --size 299 --threads 1 --json
 
     Keys of --json: network, source, parameters, batch, height, width, macs_per_image, warmup, steps, durations, mean,
     std, images_per_second, gflops, peak_gflops, peak_gflops_measured, peak_share, isa, threads, threads_reason,
-    conditions.
+    conditions. With --per-unit also units: name, block, seconds, share, seconds_lost, macs (of the batch), gflops,
+    peak_share, weight_bytes, activation_bytes.
     """
     from ..bench import measure
     from ..model import build
@@ -81,11 +107,16 @@ def command(
             threads_asked=threads,
             report=(lambda line: None) if as_json else write,
             between=advance,
+            units=per_unit,
         )
     if as_json:
         out_json(result.as_dict(), indent=2)
     else:
         _print(result)
+        if per_unit:
+            from .units import print_units
+
+            print_units(result)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -166,3 +166,23 @@ def facts(rows: list[tuple[str, str]]) -> None:
         out(f"{paint(name.ljust(margin), 'quiet')}{first}")
         for line in more:
             out(" " * margin + line)
+
+
+def columns(rows: Sequence[Sequence[str]], bold: Container[str] = (), right: int = 2, last: int = 0) -> None:
+    """Write a table whose first row is its head; empty columns are left out.
+
+    Args:
+        rows: of cells. bold: the first cells of rows that stand out.
+        right: columns of numbers. last: columns of text behind them.
+    """
+    text = len(rows[0]) - right - last
+    kept = [
+        (text <= place < text + right, column) for place, column in enumerate(zip(*rows, strict=True)) if any(column)
+    ]
+    padded = []
+    for number, column in kept:
+        width = max(map(len, column))
+        padded.append([cell.rjust(width) if number else cell.ljust(width) for cell in column])
+    for place, (cells, row) in enumerate(zip(zip(*padded, strict=True), rows, strict=True)):
+        line = "  ".join(cells).rstrip()
+        out(paint(line, "quiet") if place == 0 else paint(line, "title") if row[0] in bold else line)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from .console import REFUSED, count, debug_option, facts, out, out_json, paint, printable, size_option
+from .console import REFUSED, columns, count, debug_option, facts, out, out_json, paint, printable, size_option
 
 if TYPE_CHECKING:
     from ..checkpoints import Checkpoint
@@ -171,7 +171,7 @@ def _print_table(network: Network, points: Mapping[str, EndPoint], height: int, 
     rows.append(Row("total", parameters=count(network.parameters), macs=count(network.macs(height, width))))
     if all(unit.rate == 1 for unit in network.units):
         rows = [row._replace(rate="") for row in rows]
-    _print_columns(rows, bold={*network.blocks, "total"})
+    columns(rows, bold={*network.blocks, "total"})
     out(paint("a unit is (depth, depth_bottleneck, stride)", "quiet"))
 
 
@@ -203,26 +203,12 @@ def _unit_rows(units: Sequence[Unit], points: Mapping[str, EndPoint], unfold: bo
         )
 
 
-def _print_columns(rows: Sequence[Sequence[str]], bold: Container[str] = (), right: int = 2) -> None:
-    """Write a table whose first row is its head and whose last columns are numbers; empty columns are left out."""
-    columns = [column for column in zip(*rows, strict=True) if any(column)]
-    widths = [max(map(len, column)) for column in columns]
-    for place, cells in enumerate(zip(*columns, strict=True)):
-        numbers = len(cells) - right
-        padded = [
-            cell.rjust(width) if number >= numbers else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        line = "  ".join(padded).rstrip()
-        out(paint(line, "quiet") if place == 0 else paint(line, "title") if cells[0] in bold else line)
-
-
 def _print_end_points(network: Network, points: Mapping[str, EndPoint]) -> None:
     rows = [("end point", "shape", "params", "MACs")]
     for point in points.values():
         row = _row(point)
         rows.append((row.name, row.output, row.parameters, row.macs))
-    _print_columns(rows)
+    columns(rows)
     out()
     out(f"{len(points)} end points; each also as {printable(network.name)}/NAME, which is slim's key")
 
@@ -281,7 +267,7 @@ def _check_tensors(path: str, as_json: bool) -> int:
         rows += [
             (printable(row["name"]), *(f"{row[key]:,}" for key in ("nan", "infinite", "negative"))) for row in damaged
         ]
-        _print_columns(rows, right=3)
+        columns(rows, right=3)
         out()
         out(f"{len(damaged)} of {len(checkpoint)} tensors are damaged")
         return REFUSED
