@@ -105,6 +105,7 @@ class Model:
         if wrong:
             raise CheckpointError(f"weights do not fit {network.name}: {len(wrong)} variables", found=wrong)
         check_values(self.weights, network, source or network.name)
+        self._points: tuple[tuple[int, int], dict[str, EndPoint]] | None = None
         self._packed: dict[Form, Packed] = {}
         self._image_bytes: dict[tuple[Any, ...], int] = {}
         self._plans: OrderedDict[tuple[Any, ...], tuple[_core.Plan, Layout]] = OrderedDict()
@@ -197,7 +198,7 @@ class Model:
         batch = self._as_batch(images)
         if isinstance(end_points, str):
             end_points = [end_points]
-        known = self.network.end_points(batch.shape[1], batch.shape[2])
+        known = self._points_at(batch.shape[1], batch.shape[2])
         asked = list(known) if end_points is None else list(end_points)
         if not asked:
             raise EndPointError("no end point was asked for", help="`model(images)` returns the logits")
@@ -287,8 +288,17 @@ class Model:
         return self.preprocess.batch(pictures)
 
     def _last_name(self) -> str:
-        *_, last = self.network.end_points(1, 1)
+        *_, last = (
+            self._points_at(1, 1) if self._points is None else self._points[1]
+        )  # names are the same at every size
         return "logits" if last == "predictions" else last
+
+    def _points_at(self, height: int, width: int) -> dict[str, EndPoint]:
+        """The table of end points, kept for the images that come next: making it takes as long as a layer."""
+        points = self._points
+        if points is None or points[0] != (height, width):
+            self._points = points = (height, width), self.network.end_points(height, width)
+        return points[1]
 
     def _as_batch(self, images: Any) -> Array:
         array = _as_array(images)
