@@ -205,7 +205,7 @@ def measure(
     """
     if batch < 1:
         raise InputError(f"a batch of {batch} images has nothing to time")
-    conditions = _conditions()
+    told = conditions()
     shape = (batch, *size, model.network.input_channels)
     images = np.random.default_rng(0).standard_normal(shape, np.float32)
     peaks: list[float] = []
@@ -239,12 +239,13 @@ def measure(
         isa=model.isa,
         threads=model.threads,
         threads_reason=machine.threads(threads_asked).reason,
-        conditions=conditions,
+        conditions=told,
         units=per_unit(model.network, size, passes[warmup:]) if units else (),
     )
 
 
-def _conditions() -> dict[str, Any]:
+def conditions() -> dict[str, Any]:
+    """Machine, load and versions of a measurement."""
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "processor": machine.processor(),

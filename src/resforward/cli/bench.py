@@ -25,17 +25,22 @@ from .console import (
 
 if TYPE_CHECKING:
     from ..bench import Measurement
+    from ..model import Model
+    from ..peers.compare import Row, Spread
+
+_CALLS = 3  # timed runs in a turn, where engines take turns
 
 
 @click.command()
 @click.argument("target", metavar="[NETWORK or CHECKPOINT]", default="resnet_v2_50", type=click.Path())
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, metavar="N", help="Images at once.")
 @size_option("Of the images. [default: 224, or less where it reads less]")
-@click.option("--steps", type=click.IntRange(1), default=100, show_default=True, metavar="N", help="Timed runs.")
 @click.option(
-    "--warmup", type=click.IntRange(0), default=10, show_default=True, metavar="N", help="Untimed runs before."
+    "--steps", type=click.IntRange(1), metavar="N", help="Timed runs. [default: 100, or 45 of each with --against]"
 )
+@click.option("--warmup", type=click.IntRange(0), metavar="N", help="Untimed runs before. [default: 10]")
 @click.option("--per-unit", is_flag=True, help="Also where the time goes: a row for every unit.")
+@click.option("--against", metavar="ENGINE,...", help="Take turns with other engines, and compare.")
 @threads_option
 @winograd_option
 @click.option("--json", "as_json", is_flag=True, help="One document: all durations, conditions and versions.")
@@ -44,9 +49,10 @@ def command(
     target: str,
     batch: int,
     size: tuple[int, int] | None,
-    steps: int,
-    warmup: int,
+    steps: int | None,
+    warmup: int | None,
     per_unit: bool,
+    against: str | None,
     threads: int | None,
     winograd: bool,
     as_json: bool,
@@ -79,29 +85,48 @@ def command(
 
     Two rows are marked: `slowest` takes the most ms, `most lost` has the most lost ms, the most to gain.
 
+    With --against, each engine is a process of its own with the same network, images and threads; the engines are
+    onnxruntime, openvino, ncnn, torch, torch-compiled and tensorflow-slim, as far as they are installed. One computes
+    while the others sleep, in turns of an untimed and three timed runs; the ratio is that of two turns of one round,
+    and what is printed its median with quartiles. All must compute the same logits.
+
     \b
     resforward bench resnet_v2_152
     resforward bench resnet_v2_50 --batch 8 --per-unit
     resforward bench resnet_v2_50.ckpt --batch 1 --size 299 --threads 1 --json
+    resforward bench --batch 8 --against onnxruntime,openvino,ncnn
 
     Keys of --json: network, source, parameters, batch, height, width, macs_per_image, warmup, steps, durations, mean,
     std, images_per_second, gflops, peak_gflops, peak_gflops_measured, peak_share, isa, threads, threads_reason,
     conditions. With --per-unit also units: name, block, seconds, share, seconds_lost, macs (of the batch), gflops,
     peak_share, weight_bytes, activation_bytes.
+
+    Keys of --json with --against: network, source, batch, height, width, rounds, calls, isa, threads, engines (of each:
+    engine, version, speed, ratio, difference), conditions.
     """
     from ..bench import measure
     from ..model import build
+    from ..peers import check_installed, engine_names
     from .target import load_checkpoint, named_network
 
+    engines = engine_names(against) if against is not None else []
+    if engines and (warmup is not None or per_unit):
+        raise click.UsageError(f"--{'per-unit' if per_unit else 'warmup'} does not go with --against")
+    check_installed(engines)
     network = named_network(target)
     options: dict[str, Any] = {"threads": threads, "winograd": winograd}
     model = build(network, **options) if network else load_checkpoint(target, **options)
     height, width = model.input_size
-    with _progress(warmup + steps) as (write, advance):
+    size = size or (min(height, 224), min(width, 224))
+    if engines:
+        _compare(model, engines, batch, size, -(-(steps or 45) // _CALLS), as_json)
+        return
+    steps, warmup = steps or 100, 10 if warmup is None else warmup
+    with _progress(warmup + steps, "steps") as (write, advance):
         result = measure(
             model,
             batch=batch,
-            size=size or (min(height, 224), min(width, 224)),
+            size=size,
             steps=steps,
             warmup=warmup,
             threads_asked=threads,
@@ -119,15 +144,68 @@ def command(
             print_units(result)
 
 
+def _compare(model: Model, engines: list[str], batch: int, size: tuple[int, int], rounds: int, as_json: bool) -> None:
+    from ..bench import conditions
+    from ..peers.compare import compare
+
+    told = conditions()
+    with _progress(rounds, "rounds") as (_, advance):
+        rows = compare(model, engines, batch=batch, size=size, rounds=rounds, calls=_CALLS, between=advance)
+    if as_json:
+        out_json(
+            {
+                "network": model.network.name,
+                "source": model.source,
+                "batch": batch,
+                "height": size[0],
+                "width": size[1],
+                "rounds": rounds,
+                "calls": _CALLS,
+                "isa": model.isa,
+                "threads": model.threads,
+                "engines": [row.as_dict() for row in rows],
+                "conditions": told,
+            },
+            indent=2,
+        )
+        return
+    _print_rows(rows)
+    out()
+    facts(
+        [
+            (
+                "network",
+                f"{printable(model.network.name)}, {_weights(model.source)}; batch {batch} of {size[0]}x{size[1]}",
+            ),
+            ("runs on", f"{model.isa}, {in_words(model.threads)}, {told['processor']}"),
+            ("measured", f"{rounds} rounds of {_CALLS} runs each, medians; in brackets quartiles"),
+        ]
+    )
+    _note_load(told["load_average"])
+
+
+def _print_rows(rows: list[Row]) -> None:
+    def spread(value: Spread | None) -> str:
+        return f"{value.median:.2f} [{value.q1:.2f} {value.q3:.2f}]" if value else ""
+
+    table = [("engine", "version", "images/s", "ours / theirs", "logits differ by")]
+    for row in rows:
+        difference = "" if row.difference is None else f"{row.difference:.1e}"
+        table.append((row.engine, row.version, f"{row.speed.median:.1f}", spread(row.ratio), difference))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        out("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
 @contextmanager
-def _progress(steps: int) -> Iterator[tuple[Callable[[str], None], Callable[[int], object]]]:
+def _progress(steps: int, unit: str) -> Iterator[tuple[Callable[[str], None], Callable[[int], object]]]:
     """How to write a line, and how to say that a step is done: with a bar on a terminal, and nothing elsewhere."""
     if not sys.stderr.isatty():
         yield out, lambda done: None
         return
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    with tqdm(total=steps, unit=" steps", leave=False, dynamic_ncols=True) as bar:
+    with tqdm(total=steps, unit=f" {unit}", leave=False, dynamic_ncols=True) as bar:
 
         def write(line: str) -> None:
             with tqdm.external_write_mode():
@@ -157,5 +235,9 @@ def _print(result: Measurement) -> None:
             ("version", f"resforward {result.conditions['resforward']}, {result.conditions['processor']}"),
         ]
     )
-    if (load := result.conditions["load_average"]) > 0.5:
+    _note_load(result.conditions["load_average"])
+
+
+def _note_load(load: float) -> None:
+    if load > 0.5:
         say(f"note: the load average was {load:.1f} before the first step; others may be at work on this machine")
