@@ -391,6 +391,9 @@ def test_nobody_reads_on(model):
 
 
 def test_ctrl_c_is_one_line():
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background jobs ignore it, and so would a child
     command = [sys.executable, "-m", "resforward", "bench", "fashion", "--batch", "1", "--steps", "100000000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as child:
         assert b"step 0, duration" in child.stdout.readline()

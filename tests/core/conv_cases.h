@@ -39,16 +39,30 @@ inline std::vector<ConvCase> resnet_v2_50_cases(int n, int size) {
 inline std::vector<ConvCase> remainder_cases() {
   std::vector<ConvCase> cases;
   for (int w = 1; w <= 33; ++w) {
-    const int kernel = w % 2 ? 3 : 1, stride = 1 + w % 3 / 2;
-    cases.push_back({kernel, stride, 1, 1 + w % 3, 1 + w % 5, w, 17, 33});
+    // As many pixels: a tile of every height, alone and behind others.
     cases.push_back({1, 1, 1, 1, 1, w, 3, 20});
+    cases.push_back({3, 1, 1, 1, 1, w, 3, 20});
+    cases.push_back({7, 1, 1, 1, 1, w, 3, 20, true});
+    // Several images and rows, so that tiles go across their borders.
+    const int n = 1 + w % 3, h = 1 + w % 5;
+    for (int stride : {1, 2}) {
+      cases.push_back({1, stride, 1, n, h, w, 17, 33});
+      for (int rate : {1, 2, 4}) cases.push_back({3, stride, rate, n, h, w, 17, 33});
+      cases.push_back({7, stride, 1, n, h, w, 3, 33, true});
+    }
   }
-  for (int depth : {1, 3, 15, 16, 17, 31, 32, 33, 48, 64, 100})
+  for (int depth : {1, 3, 15, 16, 17, 31, 32, 33, 48, 64, 65, 80, 96, 100})  // 1, 2 and 3 tiles of 32, and part of one
     for (int kernel : {1, 3}) {
       cases.push_back({kernel, 1, 1, 2, 3, 5, depth, 16});
       cases.push_back({kernel, 1, 1, 2, 3, 5, 16, depth});
       cases.push_back({kernel, 2, 1, 1, 7, 4, depth, depth});
     }
+  for (int depth : {127, 128, 250, 256, 500, 512, 1000, 1024, 1500, 2047, 2048})  // sums up to the longest there is
+    for (int kernel : {1, 3}) {
+      cases.push_back({kernel, 1, 1, 1, 3, 5, depth, 33});
+      cases.push_back({kernel, 1, 1, 1, 3, 5, 18, depth});
+    }
+  cases.push_back({1, 1, 1, 1, 1, 15, 2048, 2048});
   for (int kernel : {1, 3, 5, 7})
     for (int stride : {1, 2, 3})
       for (int rate : {1, 2, 4}) {
