@@ -4,83 +4,19 @@
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
-#include <random>
 #include <vector>
 
 #include "check.h"
-#include "isa.h"
-#include "layout.h"
+#include "feature_map.h"
 #include "winograd.h"
 
 namespace resforward {
 namespace {
 
-using Floats = std::vector<float>;
-using Doubles = std::vector<double>;
-
-constexpr float kCanary = -7.25e33f;  // what no kernel computes: whoever reads it is far off, whoever writes is seen
-
 // Of the largest output, for sums over so many channels. Roundings of a sum wander like the root of its length,
 // whatever the method; F(4x4) adds about as much again on the way into points and back. Measured: at most two thirds of
 // this.
 double budget(int depth_in) { return FLT_EPSILON * (8 + std::sqrt(9.0 * depth_in) / 2); }
-
-std::mt19937 rng(1);
-
-Floats random_floats(size_t count) {
-  std::uniform_real_distribution<float> uniform(-1, 1);
-  Floats values(count);
-  for (float& value : values) value = uniform(rng);
-  return values;
-}
-
-Doubles random_doubles(size_t count) {
-  const Floats values = random_floats(count);
-  return Doubles(values.begin(), values.end());
-}
-
-int random_int(int low, int high) { return std::uniform_int_distribution<int>(low, high)(rng); }
-
-bool same_bits(const Floats& a, const Floats& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
-// A feature map in planes, with canaries around.
-struct Map {
-  static constexpr int kMargin = 64;
-  Tensor shape;
-  Floats memory;
-
-  Map(int n, int h, int w, int c) : shape{0, n, h, w, c}, memory(shape.floats() + 2 * kMargin, kCanary) {}
-  float* data() { return memory.data() + kMargin; }
-  size_t at(int64_t pixel, int channel) const {
-    return kMargin + channel / kLanes * shape.plane() + pixel * kLanes + channel % kLanes;
-  }
-  float operator()(int64_t pixel, int channel) const { return memory[at(pixel, channel)]; }
-
-  // As a step leaves it: lanes beyond the depth and the pixel behind each plane are zero.
-  void fill(const Floats& nhwc) {
-    for (int64_t pixel = 0; pixel <= shape.pixels(); ++pixel)
-      for (int channel = 0; channel < shape.planes() * kLanes; ++channel) {
-        const bool inside = channel < shape.c && pixel < shape.pixels();
-        memory[at(pixel, channel)] = inside ? nhwc[pixel * shape.c + channel] : 0.0f;
-      }
-  }
-
-  // Nothing but the planes' pixels was written, and their lanes beyond the depth are zero.
-  bool clean() const {
-    std::vector<bool> written(memory.size());
-    for (int64_t pixel = 0; pixel < shape.pixels(); ++pixel)
-      for (int channel = 0; channel < shape.planes() * kLanes; ++channel) {
-        written[at(pixel, channel)] = true;
-        if (channel >= shape.c && (*this)(pixel, channel) != 0.0f) return false;
-      }
-    for (size_t i = 0; i < memory.size(); ++i)
-      if (!written[i] && memory[i] != kCanary) return false;
-    return true;
-  }
-};
 
 struct Case {
   int n, h, w, depth_in, depth;
@@ -348,9 +284,7 @@ void test_nan_passes(const std::vector<const Kernels*>& isas) {
 
 int main() {
   using namespace resforward;
-  std::vector<const Kernels*> isas;
-  for (const Isa& isa : compiled_isas())
-    if (isa.supported) isas.push_back(isa.kernels);
+  const std::vector<const Kernels*> isas = supported_kernels();
   test_every_remainder(isas);
   test_every_depth(isas);
   test_every_epilogue(isas);
