@@ -100,7 +100,9 @@ struct Kernels {
   // Output pixels [begin, end) of output tiles [tile_begin, tile_end).
   void (*conv)(const ConvArgs&, int64_t begin, int64_t end, int tile_begin, int tile_end, void* scratch);
   // The three parts of a Winograd convolution, for ranges of the block's tiles, of planes, points and output tiles.
-  void (*winograd_in)(const WinogradArgs&, int64_t begin, int64_t end, int plane_begin, int plane_end);
+  // Points with y in [y_begin, y_end).
+  void (*winograd_in)(const WinogradArgs&, int64_t begin, int64_t end, int plane_begin, int plane_end, int y_begin,
+                      int y_end);
   void (*winograd_multiply)(const WinogradArgs&, int point_begin, int point_end, int tile_begin, int tile_end);
   void (*winograd_out)(const WinogradArgs&, int64_t begin, int64_t end, int plane_begin, int plane_end);
   void (*max_pool)(const PoolArgs&, int plane, int64_t row_begin, int64_t row_end);  // output rows (n, y)

@@ -79,7 +79,7 @@ void WinogradFusedStep::run(Run& run, int64_t item, void* scratch) const {
   const int planes = w.kernels->tile_width / kLanes;
   const int64_t begin = item * block_, end = std::min(begin + block_, conv_->tiles());
   WinogradArgs a = conv_->at(run, begin, end, static_cast<float*>(scratch), planes);
-  w.kernels->winograd_in(a, begin, end, 0, a.planes);
+  w.kernels->winograd_in(a, begin, end, 0, a.planes, 0, w.tile + 2);
   for (int tile = 0; tile < w.tiles(); ++tile) {
     a.products_first = tile * planes;
     w.kernels->winograd_multiply(a, 0, w.points(), tile, tile + 1);
@@ -87,13 +87,13 @@ void WinogradFusedStep::run(Run& run, int64_t item, void* scratch) const {
   }
 }
 
-// Of a product, points before output tiles: what one thread reads of the input's points is not what another reads.
+// Points come first, then planes or output tiles: a thread multiplies the points that it has made, from its own cache.
 WinogradPartStep::WinogradPartStep(std::shared_ptr<const WinogradConv> conv, Part part, int64_t begin, int64_t end,
                                    int threads)
     : conv_(std::move(conv)), part_(part), begin_(begin), end_(end) {
   const PackedWinograd& w = conv_->weights();
   const int64_t wanted = kItemsPerThread * threads;
-  ranges_ = part == Part::kMultiply ? w.points() : std::min(wanted, end - begin);
+  ranges_ = part == Part::kIn ? w.tile + 2 : part == Part::kMultiply ? w.points() : std::min(wanted, end - begin);
   const int most = part == Part::kMultiply ? w.tiles() : part == Part::kIn ? w.planes_in() : w.planes_out();
   splits_ = int(std::min<int64_t>(ceil_div(wanted, ranges_), most));
 }
@@ -112,7 +112,8 @@ void WinogradPartStep::run(Run& run, int64_t item, void*) const {
   const int64_t begin = begin_ + tiles * range / ranges_, end = begin_ + tiles * (range + 1) / ranges_;
   switch (part_) {
     case Part::kIn:
-      return w.kernels->winograd_in(a, begin, end, cut(w.planes_in(), 0), cut(w.planes_in(), 1));
+      return w.kernels->winograd_in(a, begin_, end_, cut(w.planes_in(), 0), cut(w.planes_in(), 1), int(range),
+                                    int(range) + 1);
     case Part::kMultiply:
       return w.kernels->winograd_multiply(a, int(range), int(range) + 1, cut(w.tiles(), 0), cut(w.tiles(), 1));
     case Part::kOut:

@@ -59,7 +59,7 @@ class WinogradPartStep final : public Step {
   std::shared_ptr<const WinogradConv> conv_;
   Part part_;
   int64_t begin_, end_;
-  int64_t ranges_;  // of tiles, or of points
+  int64_t ranges_;  // rows of points, points, or tiles
   int splits_;      // of planes, or of output tiles
 };
 

@@ -143,7 +143,8 @@ struct TileWalk {
 
 // One tile of one plane. offsets: of its (h + 2) x (w + 2) input pixels in the plane.
 template <int kH, int kW>
-static void tile_to_points(const WinogradArgs& a, const int64_t* offsets, int64_t slot, int plane) {
+static void tile_to_points(const WinogradArgs& a, const int64_t* offsets, int64_t slot, int plane, int y_begin,
+                           int y_end) {
   const float* in = a.in + plane * a.in_plane;
   float* to = a.points + plane * a.points_plane + slot * kLanes;
   const int64_t pitch = a.points_pitch, row_pitch = (a.tile + 2) * pitch;
@@ -160,6 +161,7 @@ static void tile_to_points(const WinogradArgs& a, const int64_t* offsets, int64_
     float* row = to;
 #pragma GCC unroll 6
     for (int y = 0; y < kH + 2; ++y, row += row_pitch) {
+      if (y < y_begin || y >= y_end) continue;
       typename V::Vec d[kW + 2], p[kW + 2];
 #pragma GCC unroll 6
       for (int x = 0; x < kW + 2; ++x) d[x] = t[x][y];
@@ -232,8 +234,9 @@ static void tile_from_points(const WinogradArgs& a, int64_t pixel, const float* 
 
 constexpr int kTilesAtOnce = 16;  // of one plane before the next: rows of the map are read as streams
 
-static void winograd_in(const WinogradArgs& a, int64_t begin, int64_t end, int plane_begin, int plane_end) {
-  using Transform = void (*)(const WinogradArgs&, const int64_t*, int64_t, int);
+static void winograd_in(const WinogradArgs& a, int64_t begin, int64_t end, int plane_begin, int plane_end, int y_begin,
+                        int y_end) {
+  using Transform = void (*)(const WinogradArgs&, const int64_t*, int64_t, int, int, int);
   constexpr Transform kTransforms[4][4] = {
       {tile_to_points<1, 1>, tile_to_points<1, 2>, tile_to_points<1, 3>, tile_to_points<1, 4>},
       {tile_to_points<2, 1>, tile_to_points<2, 2>, tile_to_points<2, 3>, tile_to_points<2, 4>},
@@ -259,7 +262,7 @@ static void winograd_in(const WinogradArgs& a, int64_t begin, int64_t end, int p
         }
     }
     for (int plane = plane_begin; plane < plane_end; ++plane)
-      for (int i = 0; i < count; ++i) transforms[i](a, offsets[i], slots[i], plane);
+      for (int i = 0; i < count; ++i) transforms[i](a, offsets[i], slots[i], plane, y_begin, y_end);
   }
 }
 

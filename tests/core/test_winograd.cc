@@ -124,9 +124,11 @@ void run_block(const Setting& s, int64_t begin, int64_t end) {
 
   const int64_t cut = begin + random_int(0, int(tiles));
   const int plane = random_int(0, a.planes);
-  s.kernels.winograd_in(a, cut, end, 0, a.planes);
-  s.kernels.winograd_in(a, begin, cut, plane, a.planes);
-  s.kernels.winograd_in(a, begin, cut, 0, plane);
+  const int side = s.packed.tile + 2, y = random_int(0, side);
+  s.kernels.winograd_in(a, cut, end, 0, a.planes, 0, side);
+  s.kernels.winograd_in(a, begin, cut, plane, a.planes, 0, y);
+  s.kernels.winograd_in(a, begin, cut, plane, a.planes, y, side);
+  s.kernels.winograd_in(a, begin, cut, 0, plane, 0, side);
   const int point = random_int(0, s.packed.points()), tile = random_int(0, s.packed.tiles());
   s.kernels.winograd_multiply(a, point, s.packed.points(), 0, s.packed.tiles());
   s.kernels.winograd_multiply(a, 0, point, tile, s.packed.tiles());
