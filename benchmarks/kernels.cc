@@ -2,7 +2,8 @@
 //
 // Kernel and peak alternate in slices of a millisecond or so, and each ratio is of neighbours: on a shared machine the
 // clock and the neighbours change within seconds. The slice of the layer that is timed (pixels, output tiles) is as
-// large as fits in half of a 2 MiB L2 with its weights; what a whole layer loses to memory is benchmarks/forward.py's.
+// large as fits in half of a 2 MiB L2 with its weights; what a whole layer loses to memory is shown by
+// `resforward bench --per-unit`.
 //
 // Prints one JSON object: {"isa", "peak_gflops", "layers": [{name, ..., "share": quartiles of kernel / peak}]}.
 #include <algorithm>
