@@ -86,7 +86,7 @@ def test_the_rule_knows_nothing_but_the_shape() -> None:
     assert chosen == tiles(network, 8, 224, 224)
     strides = {unit.convs[1].name: unit.convs[1].stride for unit in network.units}
     assert all(strides[name] == 1 for name in chosen)
-    for size, tile in ((56, 4), (28, 4), (17, 4), (14, 3), (9, 3), (7, 2), (3, 0)):
+    for size, tile in ((56, 4), (28, 4), (14, 4), (9, 3), (7, 2), (3, 0)):
         assert winograd_tile(Conv("conv2", 3, 256, 256), size, size) == tile
     for row in (
         Conv("one", 1, 256, 256), Conv("strided", 3, 256, 256, stride=2), Conv("dilated", 3, 256, 256, rate=2),

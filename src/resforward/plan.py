@@ -28,7 +28,7 @@ Packed = _core.PackedConv | _core.PackedWinograd
 
 # Outputs of a tile by the least number of pixels. Measured with batches of 1 and 8: larger tiles save more products and
 # have more weights, which a small map cannot make up for.
-_WINOGRAD_TILES = ((289, 4), (81, 3), (16, 2))
+_WINOGRAD_TILES = ((121, 4), (81, 3), (16, 2))
 _WINOGRAD_DEPTH = 16  # of input and output, a plane: with less, lanes stay empty
 
 
