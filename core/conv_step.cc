@@ -8,19 +8,16 @@ namespace resforward {
 
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 constexpr int64_t kBlockBytes = 512 << 10;  // input of one item: with its weights, inside L2
 constexpr int64_t kChainBytes = 1 << 20;    // input and slots of one item of a chain
 constexpr int64_t kBlockTiles = 16;         // of one item; a chain's may be larger, since more streams past it
 constexpr int64_t kChainTiles = 64;
-constexpr int64_t kItemsPerThread = 4;  // enough that threads finish together, few enough that counting is free
 
 }  // namespace
 
 ConvLink::ConvLink(std::shared_ptr<const PackedConv> packed, const ConvArgs& args, const Tensor& input,
                    const Shortcut& added, const Outputs& outputs)
-    : conv(std::move(packed)), shape(args), in(input), shortcut(added), epilogue(outputs, conv->kernels->tile_width) {
+    : conv(std::move(packed)), shape(args), in(input), epilogue(outputs, conv->kernels->tile_width, added) {
   const Tensor& out = outputs.geometry();
   shape.out_h = out.h, shape.out_w = out.w, shape.out_planes = out.planes();
 }
@@ -34,10 +31,12 @@ void ConvStep::follow(ConvLink next) {
   const ConvArgs& a = next.shape;
   if (!links_.empty() && (a.taps_h * a.taps_w != 1 || a.stride != 1 || int64_t(a.n) * a.out_h * a.out_w != pixels_))
     throw std::invalid_argument("only a 1x1 convolution of the same pixels can follow");
-  for (const Tensor* t : {&next.epilogue.linear, &next.epilogue.out, &next.epilogue.preact})
+  if (next.epilogue.linear.in_slot() || next.epilogue.shortcut.tensor.in_slot())
+    throw std::invalid_argument("a slot holds what a 1x1 convolution reads: no shortcut, and no sum before one");
+  for (const Tensor* t : {&next.epilogue.out, &next.epilogue.preact})
     if (t->in_slot()) {
-      slots_.resize(std::max<size_t>(slots_.size(), t->slot() + 1));
-      slots_[t->slot()] = t->planes();
+      slots_.resize(std::max<size_t>(slots_.size(), t->slot + 1));
+      slots_[t->slot] = t->planes();
     }
   links_.push_back(std::move(next));
   split();
@@ -79,7 +78,7 @@ size_t ConvStep::scratch() const {
 
 // Where pixel 0 of a slot's tensor would lie, though only the pixels from `begin` are there.
 float* ConvStep::slot(const Tensor& tensor, void* scratch, int64_t begin) const {
-  return static_cast<float*>(scratch) + slot_floats(tensor.slot()) - begin * kLanes;
+  return static_cast<float*>(scratch) + slot_floats(tensor.slot) - begin * kLanes;
 }
 
 void ConvStep::run(Run& run, int64_t item, void* scratch) const {
@@ -101,13 +100,6 @@ void ConvStep::run(Run& run, int64_t item, void* scratch) const {
     e.bias = conv.bias.data();
     if (epilogue.out.in_slot()) e.out = slot(epilogue.out, scratch, begin), e.plane = plane();
     if (epilogue.preact.in_slot()) e.preact = slot(epilogue.preact, scratch, begin), e.preact_plane = plane();
-    if (link.shortcut.tensor) {
-      e.residual = run.at(link.shortcut.tensor);
-      e.residual_plane = link.shortcut.tensor.plane();
-      e.residual_stride = link.shortcut.stride;
-      e.residual_h = link.shortcut.tensor.h;
-      e.residual_w = link.shortcut.tensor.w;
-    }
     // A chain's items hold all output tiles.
     const bool whole = links_.size() > 1;
     const int tile = whole ? 0 : int(item % splits) * tiles_;

@@ -23,7 +23,6 @@ struct ConvLink {
   std::shared_ptr<const PackedConv> conv;
   ConvArgs shape;
   Tensor in;
-  Shortcut shortcut;
   EpilogueOf epilogue;
 };
 

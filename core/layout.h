@@ -11,12 +11,12 @@
 
 namespace resforward {
 
-//
 // A tensor that one chain of convolutions both writes and reads need not lie in the arena: each thread keeps only its
 // block of pixels, in a numbered slot of its scratch.
 struct Tensor {
-  int64_t offset = -1;  // in the arena, floats; -1: no tensor; -2, -3, ...: slot 0, 1, ...
+  int64_t offset = -1;  // in the arena, floats; -1: not there
   int n = 0, h = 0, w = 0, c = 0;
+  int slot = -1;  // -1: in none
 
   int64_t pixels() const { return int64_t(n) * h * w; }
   int planes() const { return (c + kLanes - 1) / kLanes; }
@@ -24,9 +24,10 @@ struct Tensor {
   int64_t plane() const { return ((pixels() + 1) | 1) * kLanes; }
   int64_t floats() const { return plane() * planes(); }
   bool in_arena() const { return offset >= 0; }
-  bool in_slot() const { return offset <= -2; }
-  int slot() const { return int(-2 - offset); }
-  explicit operator bool() const { return offset != -1; }
+  bool in_slot() const { return slot >= 0; }
+  explicit operator bool() const { return in_arena() || in_slot(); }
 };
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace resforward

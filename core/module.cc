@@ -125,8 +125,11 @@ NB_MODULE(_core, m) {
 
   nb::class_<Tensor>(m, "Tensor", "Where a batch of feature maps lies in a plan's arena, (n, h, w, c).")
       .def(
-          "__init__", [](Tensor* t, int64_t offset, int n, int h, int w, int c) { new (t) Tensor{offset, n, h, w, c}; },
-          "offset"_a, "n"_a, "h"_a, "w"_a, "c"_a)
+          "__init__",
+          [](Tensor* t, int64_t offset, int n, int h, int w, int c, int slot) {
+            new (t) Tensor{offset, n, h, w, c, slot};
+          },
+          "offset"_a, "n"_a, "h"_a, "w"_a, "c"_a, "slot"_a = -1)
       .def_prop_ro("floats", &Tensor::floats)
       .def_rw("offset", &Tensor::offset)
       .def_ro("n", &Tensor::n)

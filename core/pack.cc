@@ -34,7 +34,7 @@ std::shared_ptr<const PackedConv> pack_conv(const Kernels* kernels, int kernel_h
     for (int plane = 0; plane < conv->planes_in(); ++plane)
       for (int tap = 0; tap < taps; ++tap)
         for (int lane = 0; lane < conv->lanes(); ++lane, to += width) {
-          const int channel = plane * 16 + lane;
+          const int channel = plane * kLanes + lane;
           if (!interleaved && channel >= depth_in) continue;  // stays zero
           const int64_t row = interleaved ? int64_t(tap) * conv->lanes() + lane : int64_t(tap) * depth_in + channel;
           const float* from = weights + row * depth + first;

@@ -19,9 +19,9 @@ struct PackedConv {
 
   int taps_h() const { return kernel_h; }
   int taps_w() const { return interleaved ? 1 : kernel_w; }
-  int lanes() const { return interleaved ? kernel_w * depth_in : 16; }
-  int planes_in() const { return interleaved ? 1 : (depth_in + 15) / 16; }
-  int planes_out() const { return (depth + 15) / 16; }
+  int lanes() const { return interleaved ? kernel_w * depth_in : kLanes; }
+  int planes_in() const { return interleaved ? 1 : (depth_in + kLanes - 1) / kLanes; }
+  int planes_out() const { return (depth + kLanes - 1) / kLanes; }
   int tiles() const { return (depth + kernels->tile_width - 1) / kernels->tile_width; }
 };
 

@@ -22,8 +22,8 @@ void Plan::add(std::unique_ptr<Step> step, bool another_part) {
   chain_ = nullptr;
   scratch_ = std::max(scratch_, step->scratch());
   shared_ = std::max(shared_, step->shared());
-  number_of_.push_back(another_part ? number_of_.back() : steps());
-  steps_.push_back(std::move(step));
+  step_of_part_.push_back(another_part ? step_of_part_.back() : steps());
+  parts_.push_back(std::move(step));
 }
 
 void Plan::load(int n, int h, int w, int c, const Outputs& outputs) {
@@ -138,9 +138,9 @@ bool Plan::run(const float* images, float* const* outputs, double* seconds) cons
   bool exhausted = false;
   if (seconds) std::fill_n(seconds, steps(), 0.0);
   Run run{nullptr, nullptr, images, outputs};
-  std::vector<Share> shares(steps_.size() * threads_);
+  std::vector<Share> shares(parts_.size() * threads_);
   for (size_t s = 0; s < shares.size(); ++s) {
-    const int64_t items = steps_[s / threads_]->items(), member = int64_t(s) % threads_;
+    const int64_t items = parts_[s / threads_]->items(), member = int64_t(s) % threads_;
     shares[s].next = items * member / threads_;
     shares[s].end = items * (member + 1) / threads_;
   }
@@ -159,19 +159,19 @@ bool Plan::run(const float* images, float* const* outputs, double* seconds) cons
     if (exhausted) return;
     void* scratch = run.shared + shared_floats() + member * scratch_floats();
     auto start = Clock::now();
-    for (size_t s = 0; s < steps_.size(); ++s) {
+    for (size_t s = 0; s < parts_.size(); ++s) {
       for (int i = 0; i < threads_; ++i) {
         Share& share = shares[s * threads_ + (member + i) % threads_];
         // Looking first: that an exhausted share is exhausted, all members can know at once.
         while (share.next.load(std::memory_order_relaxed) < share.end) {
           const int64_t item = share.next.fetch_add(1, std::memory_order_relaxed);
-          if (item < share.end) steps_[s]->run(run, item, scratch);
+          if (item < share.end) parts_[s]->run(run, item, scratch);
         }
       }
       barrier.wait();
       if (member == 0 && seconds) {
         const auto now = Clock::now();
-        seconds[number_of_[s]] += std::chrono::duration<double>(now - start).count();
+        seconds[step_of_part_[s]] += std::chrono::duration<double>(now - start).count();
         start = now;
       }
       if (!run.finite.load(std::memory_order_relaxed)) break;  // the same for all: only the first step clears it

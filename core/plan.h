@@ -80,7 +80,7 @@ class Plan {
   int64_t arena_floats() const { return arena_floats_; }
   int64_t image_floats() const { return image_floats_; }                        // that `run` reads
   const std::vector<int64_t>& output_floats() const { return output_floats_; }  // that it writes, by output
-  int steps() const { return number_of_.empty() ? 0 : number_of_.back() + 1; }
+  int steps() const { return step_of_part_.empty() ? 0 : step_of_part_.back() + 1; }
 
  private:
   void add(std::unique_ptr<Step> step, bool another_part = false);
@@ -95,10 +95,10 @@ class Plan {
   int threads_;
   int64_t arena_floats_, image_floats_ = 0;
   std::vector<int64_t> output_floats_;
-  size_t scratch_ = 0, shared_ = 0;  // bytes
-  std::vector<std::unique_ptr<Step>> steps_;
-  std::vector<int> number_of_;  // of each: some steps come in parts
-  ConvStep* chain_ = nullptr;   // the last step, if a convolution may follow it
+  size_t scratch_ = 0, shared_ = 0;           // bytes
+  std::vector<std::unique_ptr<Step>> parts_;  // of the steps: some come in several, with all threads waiting between
+  std::vector<int> step_of_part_;
+  ConvStep* chain_ = nullptr;  // the last step, if a convolution may follow it
   mutable std::mutex mutex_;
   mutable std::vector<Buffer> idle_arenas_;
 };

@@ -8,17 +8,16 @@ namespace resforward {
 
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 constexpr int64_t kRowsPerItem = 8;     // image rows of a load or pool item
 constexpr int64_t kPixelsPerItem = 64;  // pixels of a store item
 
 }  // namespace
 
-EpilogueOf::EpilogueOf(const Outputs& o, int multiple)
+EpilogueOf::EpilogueOf(const Outputs& o, int multiple, const Shortcut& added)
     : linear(o.linear),
       out(o.out),
       preact(o.preact),
+      shortcut(added),
       relu_(o.relu),
       scale_(pad_channels(o.scale.data(), int(o.scale.size()), multiple)),
       shift_(pad_channels(o.shift.data(), int(o.shift.size()), multiple)) {}
@@ -32,6 +31,13 @@ Epilogue EpilogueOf::at(const Run& run) const {
   e.out = run.at(out);
   e.preact = run.at(preact);
   e.plane = e.preact_plane = geometry().plane();
+  if (shortcut.tensor) {
+    e.residual = run.at(shortcut.tensor);
+    e.residual_plane = shortcut.tensor.plane();
+    e.residual_stride = shortcut.stride;
+    e.residual_h = shortcut.tensor.h;
+    e.residual_w = shortcut.tensor.w;
+  }
   return e;
 }
 

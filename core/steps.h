@@ -8,16 +8,19 @@
 
 namespace resforward {
 
-// Owns the padded per-channel vectors of an epilogue and fills in the pointers for a run.
+constexpr int64_t kItemsPerThread = 4;  // enough that threads finish together, few enough that counting is free
+
+// Owns the padded per-channel vectors of an epilogue and fills in the pointers for a run, of all but the bias.
 class EpilogueOf {
  public:
-  explicit EpilogueOf(const Outputs& outputs, int multiple = kLanes);
+  explicit EpilogueOf(const Outputs& outputs, int multiple = kLanes, const Shortcut& shortcut = Shortcut());
   Epilogue at(const Run& run) const;
   // The pixel of zeros that follows every plane, for a convolution with padding that reads this tensor.
   void clear_guards(const Run& run) const;
   const Tensor& geometry() const { return out ? out : preact ? preact : linear; }
 
   const Tensor linear, out, preact;
+  const Shortcut shortcut;
 
  private:
   bool relu_;

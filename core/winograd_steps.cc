@@ -12,9 +12,6 @@ constexpr int64_t kLeastTiles = 12;         // for a thread, of a fused step: fe
 constexpr int64_t kBlockTiles = 56;         // of a fused item: more no longer pay
 constexpr int64_t kPointsBytes = 1 << 20;   // of its input; with its products, inside L2
 constexpr int64_t kSharedBytes = 16 << 20;  // points and products of three steps: they stay in L3
-constexpr int64_t kItemsPerThread = 4;      // enough that threads finish together, few enough that counting is free
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // An odd number of cache lines: neighbours at a power of two fall into one cache set.
 int64_t odd_lines(int64_t floats) { return (floats / kLanes | 1) * kLanes; }
@@ -33,8 +30,7 @@ WinogradConv::WinogradConv(std::shared_ptr<const PackedWinograd> weights, const 
                            const Outputs& outputs)
     : weights_(std::move(weights)),
       in_(in),
-      shortcut_(shortcut),
-      epilogue_(outputs, weights_->kernels->tile_width),
+      epilogue_(outputs, weights_->kernels->tile_width, shortcut),
       tiles_(in.n * ceil_div(in.h, weights_->tile) * ceil_div(in.w, weights_->tile)) {}
 
 int64_t WinogradConv::floats(int64_t tiles, int product_planes) const {
@@ -57,13 +53,6 @@ WinogradArgs WinogradConv::at(const Run& run, int64_t begin, int64_t end, float*
   a.zeros = weights_->zeros.data();
   a.epilogue = epilogue_.at(run);
   a.epilogue.bias = weights_->bias.data();
-  if (shortcut_.tensor) {
-    a.epilogue.residual = run.at(shortcut_.tensor);
-    a.epilogue.residual_plane = shortcut_.tensor.plane();
-    a.epilogue.residual_stride = shortcut_.stride;
-    a.epilogue.residual_h = shortcut_.tensor.h;
-    a.epilogue.residual_w = shortcut_.tensor.w;
-  }
   return a;
 }
 

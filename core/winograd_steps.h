@@ -27,7 +27,6 @@ class WinogradConv {
  private:
   std::shared_ptr<const PackedWinograd> weights_;
   Tensor in_;
-  Shortcut shortcut_;
   EpilogueOf epilogue_;
   int64_t tiles_;
 };

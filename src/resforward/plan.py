@@ -53,7 +53,7 @@ class Value:
 
     def tensor(self) -> _core.Tensor:
         """The core's description of it."""
-        return _core.Tensor(self.offset if self.slot is None else -2 - self.slot, self.n, self.h, self.w, self.c)
+        return _core.Tensor(self.offset, self.n, self.h, self.w, self.c, -1 if self.slot is None else self.slot)
 
 
 @dataclass(eq=False)

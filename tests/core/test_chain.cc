@@ -130,7 +130,10 @@ struct Net {
     if (map < 0) return Tensor();
     Tensor t = shape.maps[map];
     const auto slot = std::find(shape.inner.begin(), shape.inner.end(), map) - shape.inner.begin();
-    t.offset = in_slot(map, chained) ? -2 - slot : offsets[map];
+    if (in_slot(map, chained))
+      t.slot = int(slot);
+    else
+      t.offset = offsets[map];
     return t;
   }
   Outputs outputs(size_t i, bool chained) const {

@@ -164,7 +164,7 @@ class Net {
     plan_.max_pool(root, 3, 2, 1, 1, false, pooled);
     // A chain, its middle in a slot; then Winograd's method, in one step on few threads and in three on more.
     Outputs projected = outputs(shortcut, false);
-    projected.preact = Tensor{-2, kImages, 4, 4, 33};
+    projected.preact = Tensor{-1, kImages, 4, 4, 33, 0};
     projected.scale.assign(33, 0.5), projected.shift.assign(33, 0.1);
     plan_.conv(conv(1, 20, 33, false), preact, 1, 1, Shortcut(), projected);
     plan_.conv(conv(1, 33, 20, false), projected.preact, 1, 1, Shortcut(), outputs(mixed, true), true);
