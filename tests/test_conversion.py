@@ -108,16 +108,16 @@ def test_the_same_model_gives_the_same_bytes(model: rf.Model) -> None:
 
 def test_an_ending_of_no_format_is_refused(model: rf.Model) -> None:
     for path in ("fashion.pb", "fashion", ".onnx"):
-        with pytest.raises(rf.NetworkError, match=r"no format.*\n(?s:.*)the endings are .onnx"):
+        with pytest.raises(rf.TargetError, match=r"no format.*\n(?s:.*)the endings are .onnx"):
             rf.convert(model, path)
-    with pytest.raises(rf.NetworkError, match=r"the nearest is `\.onnx`"):
+    with pytest.raises(rf.TargetError, match=r"the nearest is `\.onnx`"):
         rf.convert(model, "fashion.onx")
     assert not os.listdir()
 
 
 def test_a_file_that_is_there_is_kept_unless_told(model: rf.Model) -> None:
     Path("fashion.onnx").write_text("mine")
-    with pytest.raises(rf.ResforwardError, match="there already"):
+    with pytest.raises(rf.TargetError, match="there already"):
         rf.convert(model, "fashion.onnx")
     assert Path("fashion.onnx").read_text() == "mine"
     rf.convert(model, "fashion.onnx", overwrite=True)
@@ -127,14 +127,14 @@ def test_a_file_that_is_there_is_kept_unless_told(model: rf.Model) -> None:
 
 def test_a_folder_is_not_replaced(model: rf.Model) -> None:
     os.mkdir("fashion.onnx")
-    with pytest.raises(rf.ResforwardError, match="is a folder"):
+    with pytest.raises(rf.TargetError, match="is a folder"):
         rf.convert(model, "fashion.onnx", overwrite=True)
 
 
 def test_a_link_stays_a_link(model: rf.Model) -> None:
     os.mkdir("there")
     os.symlink("there/fashion.onnx", "here.onnx")
-    with pytest.raises(rf.ResforwardError, match="there already"):
+    with pytest.raises(rf.TargetError, match="there already"):
         rf.convert(model, "here.onnx")
     rf.convert(model, "here.onnx", overwrite=True)
     assert os.path.islink("here.onnx")
@@ -147,6 +147,7 @@ def test_end_points_and_sizes_are_checked(model: rf.Model) -> None:
     with pytest.raises(rf.NetworkError, match="nothing to compute"):
         rf.convert(model, "fashion.onnx", size=(0, 28))
     assert not os.listdir()
+    assert rf.convert(model, "fashion.onnx", end_points="block1").outputs == ("logits", "block1")
 
 
 def test_without_the_onnx_package_the_way_to_it_is_told(model: rf.Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,27 +171,78 @@ def test_without_the_onnx_package_the_way_to_it_is_told(model: rf.Model, monkeyp
 # Whole or not there
 
 
-@pytest.mark.parametrize("nameless", [True, False])
-@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize(("step", "nameless"), [("fsync", True), ("fsync", False), ("link", True)])
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_a_failure_leaves_no_file_and_an_older_one_as_it_was(
+def test_a_failure_leaves_no_file(
     model: rf.Model, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], step: str, nameless: bool
 ) -> None:
-    def fail(*_: Any) -> None:
-        raise error(28, "No space left on device")
-
     if not nameless:
         _without_nameless_files(monkeypatch)
-    monkeypatch.setattr(conversion.os, step, fail)
-    expected = rf.ResforwardError if error is OSError else error
-    with pytest.raises(expected):
+    _fail(monkeypatch, step, error)
+    with pytest.raises(rf.ResforwardError if error is OSError else error):
         rf.convert(model, "fashion.onnx")
     assert not os.listdir()
+
+
+@pytest.mark.parametrize(
+    ("step", "nameless"), [("fsync", True), ("fsync", False), ("link", True), ("replace", True), ("replace", False)]
+)
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_failure_leaves_an_older_file_as_it_was(
+    model: rf.Model, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], step: str, nameless: bool
+) -> None:
+    if not nameless:
+        _without_nameless_files(monkeypatch)
+    _fail(monkeypatch, step, error)
     Path("fashion.onnx").write_text("mine")
-    with pytest.raises(expected):
+    with pytest.raises(rf.ResforwardError if error is OSError else error):
         rf.convert(model, "fashion.onnx", overwrite=True)
     assert os.listdir() == ["fashion.onnx"]
     assert Path("fashion.onnx").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("nameless", "links"), [(True, True), (False, True), (False, False)])
+@pytest.mark.parametrize("link", [True, False])
+def test_a_file_that_comes_in_the_meantime_is_kept(
+    model: rf.Model, monkeypatch: pytest.MonkeyPatch, nameless: bool, links: bool, link: bool
+) -> None:
+    original = os.fsync
+
+    def fsync(file: int) -> None:
+        original(file)
+        if link:
+            os.symlink("nowhere", "fashion.onnx")
+        else:
+            Path("fashion.onnx").write_text("mine")
+
+    monkeypatch.setattr(conversion.os, "fsync", fsync)
+    if not nameless:
+        _without_nameless_files(monkeypatch)
+    if not links:
+        _fail(monkeypatch, "link", PermissionError)
+    with pytest.raises(rf.TargetError, match="there already"):
+        rf.convert(model, "fashion.onnx")
+    assert os.listdir() == ["fashion.onnx"]
+    assert os.path.islink("fashion.onnx") if link else Path("fashion.onnx").read_text() == "mine"
+
+
+def test_a_file_system_without_links_will_do(model: rf.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    _without_nameless_files(monkeypatch)
+    _fail(monkeypatch, "link", PermissionError)
+    rf.convert(model, "fashion.onnx")
+    assert metadata("fashion.onnx")["network"] == "fashion"
+    assert os.listdir() == ["fashion.onnx"]
+    _fail(monkeypatch, "replace", OSError)
+    with pytest.raises(rf.ResforwardError, match="no space left"):
+        rf.convert(model, "other.onnx")
+    assert os.listdir() == ["fashion.onnx"]
+
+
+def _fail(monkeypatch: pytest.MonkeyPatch, step: str, error: type[BaseException]) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error(28, "No space left on device")
+
+    monkeypatch.setattr(conversion.os, step, fail)
 
 
 def _without_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,18 +326,20 @@ def test_json_is_what_python_returns(model: rf.Model) -> None:
         (["resnet_v2_50", "r.onnx"], 2, "a network without weights"),
         (["resnet_v2_5", "r.onnx"], 2, "`resnet_v2_50`"),
         (["broken.ckpt", "b.onnx"], 4, "broken.ckpt"),
-        (["fashion", "there.onnx"], 1, "--force"),
+        (["fashion", "there.onnx"], 2, "--force"),
+        (["fashion", "folder.onnx", "--force"], 2, "is a folder"),
         (["fashion", "nowhere/fashion.onnx"], 1, "cannot write nowhere/fashion.onnx: no such file or directory"),
     ],
 )
 def test_errors(arguments: list[str], code: int, words: str) -> None:
     Path("broken.ckpt").write_text("broken")
     Path("there.onnx").write_text("mine")
+    os.mkdir("folder.onnx")
     result = run(*arguments)
     assert result.exit_code == code
     assert not result.stdout
     assert words in result.stderr
-    assert sorted(os.listdir()) == ["broken.ckpt", "there.onnx"]
+    assert sorted(os.listdir()) == ["broken.ckpt", "folder.onnx", "there.onnx"]
 
 
 def test_a_target_is_refused_before_the_checkpoint_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import resforward as rf
 
 PUBLIC = {
     "NETWORKS", "Block", "CheckpointError", "EndPointError", "ImageError", "InputError", "Model", "Network",
-    "NetworkError", "ResforwardError", "UnsupportedIsaError", "bottleneck", "build", "convert", "load",
+    "NetworkError", "ResforwardError", "TargetError", "UnsupportedIsaError", "bottleneck", "build", "convert", "load",
     "read_checkpoint", "resnet_v1", "resnet_v2", "with_output_stride",
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ from resforward import Block, EndPointError, Network, NetworkError, bottleneck, 
 from resforward.families import SLIM_V2, Pool, Stem
 from resforward.graph import INPUT, Graph, Node, plain_graph
 from resforward.network import resnet
+from resforward.plan import lay_out
 from resforward.reference import batch_norm, conv2d_same, forward, relu, softmax
 
 
@@ -125,21 +126,28 @@ def test_names_of_end_points_are_taken_as_elsewhere() -> None:
     network = CASES["v2"]
     weights = random_weights(network)
     assert plain_graph(network, weights, ["resnet_v2/block1", "block1", "logits"]).outputs == ("logits", "block1")
+    assert plain_graph(network, weights, "block1").outputs == ("logits", "block1")
     with pytest.raises(EndPointError, match="block1/unit_1/bottleneck_v2"):
         plain_graph(network, weights, ["block1/unit1"])
 
 
 STRANGE: dict[str, tuple[Network, str]] = {
-    "norm": (resnet(dataclasses.replace(SLIM_V2, norm="gn"), BLOCKS), "the norms of slim v2"),
-    "post": (resnet(dataclasses.replace(SLIM_V2, post="norm_relu"), BLOCKS), "post norm_relu"),
+    "norm": (resnet(dataclasses.replace(SLIM_V2, norm="gn"), BLOCKS), "norm gn"),
+    "post": (
+        resnet(dataclasses.replace(SLIM_V2, post="norm_relu"), BLOCKS),
+        "block1/unit_1/bottleneck_v2: norm_relu after the sum",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", STRANGE)
 def test_parts_without_an_operation_are_refused(case: str) -> None:
     network, part = STRANGE[case]
+    assert any(part == found for found in network.beyond_slim)
     with pytest.raises(NetworkError, match=part):
         plain_graph(network, {})
+    with pytest.raises(NetworkError, match=part):
+        lay_out(network, 1, 32, 32, ["block1"])
 
 
 def test_a_pool_over_zeros_that_depends_on_the_size_wants_one() -> None:

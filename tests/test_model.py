@@ -304,6 +304,12 @@ def test_plans_kept_are_few(small: Model) -> None:
     assert len(small._plans) == model._PLANS_KEPT
 
 
+def test_sizes_of_images_kept_are_few(small: Model) -> None:
+    for width in range(20, 40):
+        small(images_of(small.network, 2, 20, width))
+    assert len(small._image_bytes) == model._PLANS_KEPT
+
+
 # What images may be
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from google.protobuf.message import EncodeError
 from plain_networks import CASES, SIZES, random_images, random_weights
 
 from resforward import NETWORKS, Network, ResforwardError, __version__, build, onnx_file
@@ -84,11 +85,36 @@ def test_the_file_says_who_wrote_it() -> None:
 def test_weights_beyond_the_limit_of_the_format_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     network = CASES["v2"]
     graph = plain_graph(network, random_weights(network))
+    size = len(onnx_bytes(graph))
     monkeypatch.setattr(onnx_file, "_MOST_BYTES", 4 * network.parameters - 1)
     with pytest.raises(ResforwardError, match="less than 2 GiB"):
         onnx_bytes(graph)
-    monkeypatch.setattr(onnx_file, "_MOST_BYTES", 4 * network.parameters)
-    assert onnx_bytes(graph)
+    monkeypatch.setattr(onnx_file, "_MOST_BYTES", size)
+    assert len(onnx_bytes(graph)) == size
+
+
+def test_what_surrounds_the_weights_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = CASES["v2"]
+    graph = plain_graph(network, random_weights(network))
+    monkeypatch.setattr(onnx_file, "_MOST_BYTES", len(onnx_bytes(graph)) - 1)
+    with pytest.raises(ResforwardError, match="less than 2 GiB"):
+        onnx_bytes(graph)
+
+
+@pytest.mark.parametrize("error", [EncodeError, ValueError])
+def test_what_protobuf_cannot_write_is_an_error_of_ours(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    class Unwritable:
+        def SerializeToString(self) -> bytes:  # noqa: N802
+            raise error("too large")
+
+    network = CASES["v2"]
+    graph = plain_graph(network, random_weights(network))
+    monkeypatch.setattr(onnx_file.helper, "make_model", lambda *_, **__: Unwritable())
+    monkeypatch.setattr(onnx_file.helper, "set_model_props", lambda *_: None)
+    with pytest.raises(ResforwardError, match="less than 2 GiB"):
+        onnx_bytes(graph)
 
 
 @pytest.mark.oracle

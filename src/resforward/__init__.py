@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         InputError,
         NetworkError,
         ResforwardError,
+        TargetError,
         UnsupportedIsaError,
     )
     from .model import Model, build, load
@@ -35,6 +36,7 @@ __all__ = [
     "Network",
     "NetworkError",
     "ResforwardError",
+    "TargetError",
     "UnsupportedIsaError",
     "bottleneck",
     "build",

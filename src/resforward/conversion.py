@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from .errors import NetworkError, ResforwardError, nearest
+from .errors import ResforwardError, TargetError, nearest
 from .graph import INPUT, Graph, plain_graph
 from .model import Model
 
@@ -47,19 +47,20 @@ def convert(
 
     Batch norm and ReLU stay as they are, operations of their own. Preprocessing and labels are in the file's metadata.
     The file takes its name when it is complete, so a full disk leaves nothing behind, and nothing of an older file is
-    lost.
+    lost: without `overwrite`, none that somebody else writes in the meantime either.
 
     Args:
         model: with its weights.
         path: of the file.
-        end_points: of further outputs, by canonical name or full slim key.
+        end_points: of further outputs, by canonical name or full slim key; one may be a string.
         size: height and width of the images, pixels; None leaves them free. The number of images is always free.
         overwrite: replace a file that is there already.
 
     Raises:
-        NetworkError: an ending that stands for no format, or a network that the format cannot hold.
+        TargetError: an ending that stands for no format, a folder, or a file that is there already.
+        NetworkError: a network that the format cannot hold.
         EndPointError: names that are no end points of this network; the nearest are suggested.
-        ResforwardError: a file that is there already or cannot be written, or a package that is not installed.
+        ResforwardError: a file that cannot be written, or a package that is not installed.
     """
     path = os.fspath(path)
     check_target(path, overwrite)
@@ -68,7 +69,9 @@ def convert(
     metadata = _metadata(model, graph)
     data = write(graph, metadata)
     try:
-        _put(data, os.path.realpath(path))
+        _put(data, os.path.realpath(path) if overwrite else path, overwrite)
+    except FileExistsError as error:
+        raise _there_already(path) from error
     except OSError as error:
         raise ResforwardError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
     return Conversion(path, name, len(data), graph.outputs, metadata)
@@ -79,23 +82,27 @@ def check_target(path: str, overwrite: bool) -> None:
 
     >>> check_target("fashion.pb", overwrite=False)
     Traceback (most recent call last):
-    resforward.errors.NetworkError: `fashion.pb` ends like no format that is written here
+    resforward.errors.TargetError: `fashion.pb` ends like no format that is written here
     help: the endings are .onnx
 
     Raises:
-        NetworkError, ResforwardError: as `convert`.
+        TargetError: as `convert`.
     """
     if (ending := _ending(path)) not in FORMATS:
         close = nearest(ending, FORMATS)
-        raise NetworkError(
+        raise TargetError(
             f"`{path}` ends like no format that is written here",
             found=[close] if close else [],
             help=f"the endings are {', '.join(FORMATS)}",
         )
     if os.path.isdir(path):
-        raise ResforwardError(f"{path} is a folder")
+        raise TargetError(f"{path} is a folder")
     if os.path.lexists(path) and not overwrite:
-        raise ResforwardError(f"{path} is there already", help="overwrite=True, or --force, replaces it")
+        raise _there_already(path)
+
+
+def _there_already(path: str) -> TargetError:
+    return TargetError(f"{path} is there already", help="overwrite=True, or --force, replaces it")
 
 
 def _ending(path: str) -> str:
@@ -135,9 +142,13 @@ def _metadata(model: Model, graph: Graph) -> dict[str, str]:
     return {key: text.encode(errors="backslashreplace").decode() for key, text in known.items() if text}
 
 
-def _put(data: bytes, path: str) -> None:
-    """Write a file that takes its name when it is complete."""
-    folder = os.path.dirname(path)
+def _put(data: bytes, path: str, overwrite: bool) -> None:
+    """Write a file that takes its name when it is complete.
+
+    Raises:
+        FileExistsError: something has that name, and is not to be replaced.
+    """
+    folder = os.path.dirname(path) or os.curdir
     part = os.path.join(folder, f".{secrets.token_hex(8)}.part")
     try:
         file, nameless = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666), True  # gone when the process is
@@ -149,9 +160,30 @@ def _put(data: bytes, path: str) -> None:
             stream.flush()
             os.fsync(file)
             if nameless:
-                os.link(f"/proc/self/fd/{file}", part, src_dir_fd=file)  # Python follows that link only with a dir_fd
-        os.replace(part, path)
+                name = part if overwrite else path
+                os.link(f"/proc/self/fd/{file}", name, src_dir_fd=file)  # Python follows that link only with a dir_fd
+        if overwrite:
+            os.replace(part, path)
+        elif not nameless:
+            _rename_to_new(part, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)
         raise
+
+
+def _rename_to_new(part: str, path: str) -> None:
+    """Rename a file to a name that nothing has; `os.rename` would replace what has it."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: for an instant, an empty file holds the name
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        try:
+            os.replace(part, path)
+        except BaseException:
+            os.unlink(path)
+            raise
+    else:
+        os.unlink(part)

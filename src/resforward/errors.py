@@ -6,6 +6,7 @@ ResforwardError
 ├── InputError           an array that is not a batch this network can take (also ValueError)
 ├── ImageError           a file, or bytes, that is not a picture we can read (also ValueError)
 ├── EndPointError        a name that is no end point of this network (also KeyError)
+├── TargetError          a file that is not to be written (also ValueError)
 └── UnsupportedIsaError  an instruction set that this machine or this build does not have (also RuntimeError)
 """
 
@@ -66,6 +67,10 @@ class ImageError(ResforwardError, ValueError):
 
 class EndPointError(ResforwardError, KeyError):
     """A name that is no end point of this network."""
+
+
+class TargetError(ResforwardError, ValueError):
+    """A file that is not to be written: its ending stands for no format, or something has its name already."""
 
 
 class UnsupportedIsaError(ResforwardError, RuntimeError):

@@ -112,7 +112,7 @@ def plain_graph(
     Args:
         network: the table.
         weights: {variable: array}, the names and shapes of `network.variables`.
-        end_points: of further outputs, by canonical name or full slim key.
+        end_points: of further outputs, by canonical name or full slim key; one may be a string.
         size: height and width of the images, pixels; None leaves them free.
 
     Raises:
@@ -123,24 +123,14 @@ def plain_graph(
     outputs = tuple(
         dict.fromkeys(["logits" if last == "predictions" else last, *network.canonical(end_points).values()])
     )
-    if strange := _strange_parts(network):
-        raise NetworkError(f"{network.name} has parts that no plain operation computes", found=strange)
+    if network.beyond_slim:
+        raise NetworkError(f"{network.name} has parts that no plain operation computes", found=network.beyond_slim)
     builder = _Builder(network, weights, outputs, (*(size or (None, None)), network.input_channels))
     builder.forward()
     nodes = tuple(builder.nodes)
     if len(builder.shapes) != 1 + len(nodes):
         raise NetworkError(f"{network.name} has Blocks whose names collide with those of other tensors")
     return Graph(network.name, builder.shapes[INPUT], nodes, outputs)
-
-
-def _strange_parts(network: Network) -> list[str]:
-    """The choices in the table that only families other than slim's make, and that there is no operation for."""
-    family = network.family
-    parts = {f"shortcut {unit.shortcut}" for unit in network.units} & {"shortcut avg_projection", "shortcut zero_pad"}
-    parts |= {f"post {unit.post}" for unit in network.units} & {"post norm_relu"}
-    if family.norm != "bn" or family.weight_epsilon is not None or family.input_norm:
-        parts.add(f"the norms of {family.name}")
-    return sorted(parts)
 
 
 class _Builder:

@@ -11,9 +11,9 @@ import dataclasses
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .preprocess import Preprocess
 
 Array = npt.NDArray[np.float32]
+Made = TypeVar("Made")
 
 _PLANS_KEPT = 8  # input shapes and sets of end points; each keeps an arena
 _IMAGES_A_RUN = 64  # larger batches run in parts: the arena grows with the batch and nothing else does
@@ -107,12 +108,12 @@ class Model:
         check_values(self.weights, network, source or network.name)
         self._points: tuple[tuple[int, int], dict[str, EndPoint]] | None = None
         self._packed: dict[Form, Packed] = {}
-        self._image_bytes: dict[tuple[Any, ...], int] = {}
+        self._image_bytes: OrderedDict[tuple[Any, ...], int] = OrderedDict()
         self._plans: OrderedDict[tuple[Any, ...], tuple[_core.Plan, Layout]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         # What was packed for this processor is made anew where it arrives.
-        return self.__dict__ | {"_packed": {}, "_plans": OrderedDict(), "_image_bytes": {}}
+        return self.__dict__ | {"_packed": {}, "_plans": OrderedDict(), "_image_bytes": OrderedDict()}
 
     def __repr__(self) -> str:
         classes = f"{self.network.num_classes} classes" if self.network.num_classes else "no classifier"
@@ -164,7 +165,7 @@ class Model:
 
         Args:
             images: as for `__call__`.
-            end_points: canonical names or full slim keys; None for all.
+            end_points: canonical names or full slim keys; one may be a string; None for all.
 
         Raises:
             EndPointError: a name that is none of this network's; the nearest is suggested.
@@ -196,13 +197,10 @@ class Model:
         times: list[tuple[Layout, npt.NDArray[np.float64]]] | None = None,
     ) -> dict[str, Array]:
         batch = self._as_batch(images)
-        if isinstance(end_points, str):
-            end_points = [end_points]
         known = self._points_at(batch.shape[1], batch.shape[2])
-        asked = list(known) if end_points is None else list(end_points)
-        if not asked:
+        canonical = self.network.canonical(known if end_points is None else end_points)
+        if not canonical:
             raise EndPointError("no end point was asked for", help="`model(images)` returns the logits")
-        canonical = self.network.canonical(asked)
         unique = list(dict.fromkeys(canonical.values()))
         results = {name: np.empty((len(batch), *known[name].shape), np.float32) for name in unique}
         unique.sort()  # one plan for one set, in whatever order it was asked for
@@ -216,7 +214,7 @@ class Model:
                 raise _not_finite(batch)
             if times is not None and seconds is not None:
                 times.append((layout, seconds))
-        return {name: results[canonical[name]] for name in asked}
+        return {asked: results[name] for asked, name in canonical.items()}
 
     def predict(self, image: Any, top: int = 5) -> Any:
         """Return the most probable classes of a picture, or of each of a list of pictures.
@@ -333,35 +331,29 @@ class Model:
         most = min(shape[0], _IMAGES_A_RUN)
         if most <= 1:
             return 1
-        key = (shape[1:], wanted)
-        if key not in self._image_bytes:
-            self._image_bytes[key] = 4 * self._layout((1, *shape[1:]), wanted).arena_floats
-        return min(most, max(1, _ARENA_BYTES // self._image_bytes[key]))
+        image = (1, *shape[1:])
+        used = _kept(self._image_bytes, (image, wanted), lambda: 4 * self._layout(image, wanted).arena_floats)
+        return min(most, max(1, _ARENA_BYTES // used))
 
     def _layout(self, shape: tuple[int, ...], wanted: tuple[str, ...]) -> Layout:
         return lay_out(self.network, shape[0], shape[1], shape[2], wanted, winograd=self.winograd)
 
     def _plan(self, shape: tuple[int, ...], wanted: tuple[str, ...]) -> tuple[_core.Plan, Layout]:
-        key = (shape, wanted)
-        with _making:
-            if key in self._plans:
-                self._plans.move_to_end(key)
-                return self._plans[key]
-            layout = self._layout(shape, wanted)
-            steps = [link for step in layout.steps for link in step.chain]
-            self._pack([step for step in steps if step.conv and step.kind != "load_rows"])
-            plan = make_plan(
-                self.network,
-                layout,
-                self._packed,
-                lambda scope: fold_norm(self.weights, scope, self.network.epsilon),
-                self.isa,
-                self.threads,
-            )
-            self._plans[key] = plan, layout
-            while len(self._plans) > _PLANS_KEPT:
-                self._plans.popitem(last=False)
-            return plan, layout
+        return _kept(self._plans, (shape, wanted), lambda: self._make_plan(shape, wanted))
+
+    def _make_plan(self, shape: tuple[int, ...], wanted: tuple[str, ...]) -> tuple[_core.Plan, Layout]:
+        layout = self._layout(shape, wanted)
+        steps = [link for step in layout.steps for link in step.chain]
+        self._pack([step for step in steps if step.conv and step.kind != "load_rows"])
+        plan = make_plan(
+            self.network,
+            layout,
+            self._packed,
+            lambda scope: fold_norm(self.weights, scope, self.network.epsilon),
+            self.isa,
+            self.threads,
+        )
+        return plan, layout
 
     def _pack(self, steps: Sequence[Step]) -> None:
         """Fold and pack what is not packed yet, on all threads: most of the time of a first answer."""
@@ -378,6 +370,17 @@ class Model:
         if missing:
             with ThreadPoolExecutor(self.threads) as pool:
                 self._packed.update(pool.map(pack, missing))
+
+
+def _kept(kept: OrderedDict[tuple[Any, ...], Made], key: tuple[Any, ...], make: Callable[[], Made]) -> Made:
+    """What was made for a key, or is made now; those used longest ago go."""
+    with _making:
+        if key not in kept:
+            kept[key] = make()
+        kept.move_to_end(key)
+        while len(kept) > _PLANS_KEPT:
+            kept.popitem(last=False)
+        return kept[key]
 
 
 def _described(array: Array | None) -> str:
@@ -498,8 +501,7 @@ def load(
         labels: a name for each class, where it is not ImageNet's 1000 or 1001.
         threads: of the forward pass; None for `RESFORWARD_THREADS` or all that this process may use.
         isa: instruction set; None for `RESFORWARD_ISA` or the best.
-        winograd: False computes every convolution directly: slower, and nearer to exact by about half of what single
-            precision loses.
+        winograd: False computes every convolution directly: slower, with half the rounding errors.
 
     Raises:
         CheckpointError: a file that is damaged, or does not fit; every misfit is listed.

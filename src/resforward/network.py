@@ -350,6 +350,24 @@ class Network:
             grouped.setdefault(unit.block, []).append(unit)
         return {name: tuple(units) for name, units in grouped.items()}
 
+    @functools.cached_property
+    def beyond_slim(self) -> tuple[str, ...]:
+        """Parts that no network of slim's has; neither the engine nor a plain graph computes them.
+
+        >>> NETWORKS["resnet_v2_50"].beyond_slim
+        ()
+        """
+        family = self.family
+        parts = [f"norm {family.norm}"] if family.norm != "bn" else []
+        parts += ["weight standardisation"] if family.weight_epsilon is not None else []
+        parts += ["batch norm on the image"] if family.input_norm else []
+        for unit in self.units:
+            if unit.shortcut in ("avg_projection", "zero_pad"):
+                parts.append(f"{unit.name}: shortcut {unit.shortcut}")
+            if unit.post == "norm_relu":
+                parts.append(f"{unit.name}: {unit.post} after the sum")
+        return tuple(parts)
+
     def end_points(self, height: int, width: int) -> dict[str, EndPoint]:
         """Every named tensor of a forward pass over one image, in the order of computation.
 
@@ -373,14 +391,14 @@ class Network:
         {'resnet_v2_50/block1': 'block1', 'logits': 'logits'}
 
         Args:
-            asked: names.
+            asked: names; one may be a string.
 
         Raises:
             EndPointError: names that are none of this network's; the nearest are suggested.
         """
         known = self._end_point_names
         canonical, wrong = {}, []
-        for name in asked:
+        for name in [asked] if isinstance(asked, str) else asked:
             short = str(name).removeprefix(f"{self.name}/")
             if name in known or short in known:
                 canonical[name] = name if name in known else short

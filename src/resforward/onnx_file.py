@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from google.protobuf.message import EncodeError
 from onnx import TensorProto, helper, numpy_helper
 
 from . import __version__
@@ -36,14 +37,11 @@ def onnx_bytes(graph: Graph, metadata: Mapping[str, str] | None = None) -> bytes
         metadata: the file's metadata_props.
 
     Raises:
-        ResforwardError: weights of 2 GiB or more, which no such file can hold.
+        ResforwardError: more than 2 GiB, which no such file can hold.
     """
     weights = sum(array.nbytes for node in graph.nodes for array in node.weights.values())
-    if weights > _MOST_BYTES:
-        raise ResforwardError(
-            f"{graph.name} does not fit into an ONNX file, which holds less than 2 GiB",
-            found=[f"its weights are {weights / (1 << 30):.1f} GiB"],
-        )
+    if weights > _MOST_BYTES:  # before they are copied
+        raise _too_large(graph.name, weights)
     nodes, initializers = [], []
     for node in graph.nodes:
         operator, constants, attributes = _spell(node)
@@ -67,9 +65,21 @@ def onnx_bytes(graph: Graph, metadata: Mapping[str, str] | None = None) -> bytes
         producer_version=__version__,
     )
     helper.set_model_props(model, dict(metadata or {}))
-    onnx.checker.check_model(model, full_check=True)
-    data: bytes = model.SerializeToString()
+    try:
+        data: bytes = model.SerializeToString()
+    except (EncodeError, ValueError) as error:  # what surrounds the weights was too much; which, depends on protobuf
+        raise _too_large(graph.name, weights) from error
+    if len(data) > _MOST_BYTES:
+        raise _too_large(graph.name, weights)
+    onnx.checker.check_model(data, full_check=True)
     return data
+
+
+def _too_large(name: str, weights: int) -> ResforwardError:
+    return ResforwardError(
+        f"{name} does not fit into an ONNX file, which holds less than 2 GiB",
+        found=[f"its weights alone are {weights / (1 << 30):.1f} GiB"],
+    )
 
 
 def _value(name: str, shape: Sequence[int | str | None]) -> onnx.ValueInfoProto:

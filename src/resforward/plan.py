@@ -1,6 +1,6 @@
 """From a network's table to the steps that the core runs: what is computed, where it lies, what is never stored.
 
-    values   what the steps read and write: feature maps (n, h, w, c) with a first and a last step
+    values   what the steps write and read: feature maps (n, h, w, c)
     steps    load, conv, winograd, max_pool, mean, store, each with up to three outputs: linear, out and preact
     arena    one buffer; values whose lives do not overlap share its bytes
 
@@ -41,8 +41,7 @@ class Value:
     w: int
     c: int
     floats: int = 0
-    first: int = -1  # steps that write and last read it
-    last: int = -1
+    last: int = -1  # the step that reads it last
     offset: int = -1
     slot: int | None = None  # of the scratch, where one chain alone writes and reads it: it has no place in the arena
 
@@ -112,7 +111,7 @@ class Step:
 
 @dataclass
 class Layout:
-    """The steps of one plan, before and after they reach the core; `resforward inspect` and tests read it."""
+    """The steps of one plan, which stay when the core has them: `bench --per-unit` and tests read them."""
 
     steps: list[Step]
     arena_floats: int
@@ -168,7 +167,8 @@ def lay_out(
 
 def _trace(network: Network, n: int, h: int, w: int, winograd: bool) -> tuple[list[Step], dict[str, Value]]:
     """All steps of the whole network with all their outputs, and the value of every end point."""
-    _refuse_unknown(network)
+    if network.beyond_slim:
+        raise NetworkError(f"{network.name} has parts that the engine has no steps for", found=network.beyond_slim)
     steps: list[Step] = []
     points: dict[str, Value] = {}
 
@@ -176,17 +176,25 @@ def _trace(network: Network, n: int, h: int, w: int, winograd: bool) -> tuple[li
         steps.append(step)
         return step
 
-    def convolve(row: Conv, x: Value, shortcut: Value | None = None, shortcut_stride: int = 1) -> Step:
+    def convolve(
+        row: Conv,
+        x: Value,
+        shortcut: Value | None = None,
+        shortcut_stride: int = 1,
+        *,
+        relu: bool = False,  # after the sum
+        rows: bool = False,
+    ) -> Step:
         shape = (x.n, row.output(x.h), row.output(x.w), row.depth)
-        tile = winograd_tile(row, x.h, x.w) if winograd else 0
+        tile = winograd_tile(row, x.h, x.w) if winograd and not rows else 0
         return add(
             Step(
-                "winograd" if tile else "conv",
+                "conv_rows" if rows else "winograd" if tile else "conv",
                 row.name,
                 [x],
                 linear=Value(*shape) if shortcut else None,
                 out=Value(*shape),
-                relu=row.relu,
+                relu=row.relu or relu,
                 conv=row,
                 shortcut=shortcut,
                 shortcut_stride=shortcut_stride,
@@ -203,8 +211,7 @@ def _trace(network: Network, n: int, h: int, w: int, winograd: bool) -> tuple[li
         floats = n * (h + 2 * margin) * (w + 2 * margin) * network.input_channels
         rows = Value(n, h, w, network.input_channels, floats=-(-floats // 16) * 16)
         add(Step("load_rows", "images", out=rows, conv=first))
-        last = convolve(first, rows)
-        last.kind, last.tile = "conv_rows", 0
+        last = convolve(first, rows, rows=True)
         points[first.name] = _out(last)
         for row in network.stem_convs[1:]:
             last = convolve(row, _out(last))
@@ -244,8 +251,7 @@ def _unit(unit: Unit, before: Step, convolve: Callable[..., Step], points: dict[
     for row in unit.convs[:-1]:
         x = _out(convolve(row, x))
         points[row.name] = x
-    last = convolve(unit.convs[-1], x, shortcut, shortcut_stride)
-    last.relu = unit.post == "relu"
+    last = convolve(unit.convs[-1], x, shortcut, shortcut_stride, relu=unit.post == "relu")
     assert last.linear is not None
     points[unit.convs[-1].name] = last.linear
     points[unit.name] = _out(last)
@@ -263,18 +269,6 @@ def _normed(step: Step, scope: str) -> Value:
     step.norm = scope
     step.preact = Value(x.n, x.h, x.w, x.c)
     return step.preact
-
-
-def _refuse_unknown(network: Network) -> None:
-    family = network.family
-    unknown = [f"norm {family.norm}"] if family.norm != "bn" else []
-    unknown += ["weight standardisation"] if family.weight_epsilon is not None else []
-    unknown += ["batch norm on the image"] if family.input_norm else []
-    for unit in network.units:
-        if unit.post == "norm_relu" or unit.shortcut in ("avg_projection", "zero_pad"):
-            unknown.append(f"{unit.name}: shortcut {unit.shortcut}, {unit.post} after the sum")
-    if unknown:
-        raise NetworkError(f"{network.name} has parts that the engine has no steps for", found=unknown)
 
 
 def _needed(steps: list[Step], stores: list[Step]) -> list[Step]:
@@ -315,7 +309,7 @@ def _chained(steps: list[Step]) -> list[Step]:
     for step in ordered:
         kept = {id(value) for other in ordered if other is not step for link in other.chain for value in link.reads}
         kept |= {id(link.shortcut) for link in step.chain}
-        kept |= {id(link.out) for link in step.chain if link.linear}  # which lie in one place
+        kept |= {id(link.out) for link in step.chain if link.linear}  # one plane pitch serves both
         inner = [value for link in step.chain for value in link.writes if id(value) not in kept]
         for slot, value in enumerate(inner):
             value.slot = slot
@@ -336,7 +330,7 @@ def _place(steps: list[Step]) -> int:
     for index, step in enumerate(steps):
         for link in step.chain:
             for value in link.writes:
-                value.first = value.last = index
+                value.last = index
             for value in link.reads:
                 value.last = index
     arena = 0

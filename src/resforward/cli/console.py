@@ -10,13 +10,20 @@ from typing import Any, TypeVar
 
 import click
 
-from ..errors import CheckpointError, EndPointError, ImageError, NetworkError, ResforwardError
+from ..errors import CheckpointError, EndPointError, ImageError, NetworkError, ResforwardError, TargetError
 
 INTERRUPTED = 130
+USAGE = 2
 SOME_FAILED = 3
 REFUSED = 4
 
-_EXIT_CODES = {NetworkError: 2, EndPointError: 2, ImageError: SOME_FAILED, CheckpointError: REFUSED}
+_EXIT_CODES = {
+    NetworkError: USAGE,
+    EndPointError: USAGE,
+    TargetError: USAGE,
+    ImageError: SOME_FAILED,
+    CheckpointError: REFUSED,
+}
 _STYLES: dict[str, dict[str, Any]] = {
     "title": {"bold": True},
     "quiet": {"dim": True},
