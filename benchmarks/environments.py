@@ -10,10 +10,12 @@ PyPI, torch for Linux brings another 3 GB of CUDA libraries; a build for CPUs do
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import time
 import venv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +53,17 @@ def python(engine: str) -> Path:
     if not (FOLDER / name / "complete").exists():
         raise SystemExit(f"{name} has no environment: python benchmarks/environments.py {name}")
     return path
+
+
+def versions(python: Path, packages: Sequence[str]) -> dict[str, str]:
+    """Of the interpreter of an environment, and of what is installed there."""
+    program = (
+        "import importlib.metadata, json, platform, sys;"
+        "found = {package: importlib.metadata.version(package) for package in sys.argv[1:]};"
+        "print(json.dumps({'python': platform.python_version()} | found))"
+    )
+    answer = subprocess.run([str(python), "-c", program, *packages], check=True, stdout=subprocess.PIPE, text=True)
+    return dict(json.loads(answer.stdout))
 
 
 def make(name: str) -> None:

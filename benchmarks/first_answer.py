@@ -1,8 +1,9 @@
 """Time from process start to the printed label of one photograph: resforward and onnxruntime, whole processes.
 
 resforward starts from a TensorFlow checkpoint, onnxruntime from an .onnx file of the same network; both decode the same
-JPEG, preprocess it in the same way and must print the same label. The programs take turns; their files are in the page
-cache. run.py starts it, as a process of its own: what a process uses counts as used by those that it starts.
+JPEG, preprocess it in the same way and must print the same label. `predict` gets `-q`. The programs take turns; their
+files are in the page cache. run.py starts it, as a process of its own: what a process uses counts as used by those that
+it starts.
 
     python benchmarks/first_answer.py NETWORK ROUNDS INTERPRETER_WITH_ONNXRUNTIME
 """

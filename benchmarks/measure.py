@@ -35,8 +35,8 @@ def conditions(packages: Sequence[str]) -> dict[str, Any]:
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
-        "load_average": os.getloadavg()[0],  # above 0.5 at the start: others were at work on this machine
-        "system": f"{platform.system()} {platform.release()}",
+        "load_average": os.getloadavg()[0],  # of the minute before, which may be that of an earlier run
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "versions": {"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in packages},
     }
@@ -103,6 +103,12 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def write_json(result: dict[str, Any], path: str) -> None:
-    """Keep a result where `path` says, making its folder."""
+    """Keep a result where `path` says, making its folder; what was there stays until the new file is whole."""
+    text = json.dumps(result, indent=2) + "\n"
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(result, indent=2) + "\n")
+    beside = Path(f"{path}.{os.getpid()}.tmp")
+    try:
+        beside.write_text(text)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,12 +1,13 @@
-"""Every figure of the README: engines in turn, each in a process of its own, and the machine's limits beside them.
+"""The README's table: engines in turn, each in a process of its own, and the machine's limits beside them.
 
     python benchmarks/environments.py                        once: an environment for every engine
     python benchmarks/run.py                                 everything, about 25 minutes on two cores
     python benchmarks/run.py 'resnet_v2_50/batch*' --rounds 5
     python benchmarks/run.py --list
 
-What is measured replaces the run of the same name in benchmarks/results/engines.json and leaves the others there.
-report.py makes the README's table and the picture from it.
+What is measured replaces the run of the same name in benchmarks/results/engines.json and leaves the others there; with
+--engines, a run that misses some of its own goes to build/engines.json, and one that has none of them is left out.
+report.py makes the README's table and the picture from the results.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from resforward.peers import ENGINES, OURS
 from resforward.peers.compare import RESFORWARD, logits_differences, rest, rows, turns, workers
 
 RESULTS = Path(__file__).parent / "results" / "engines.json"
+IN_PART = Path(__file__).parent.parent / "build" / "engines.json"  # runs without some of their engines
 SIZE = 224
 READ_BYTES = 1 << 28  # of a thread: no cache holds it
 
@@ -65,6 +67,7 @@ class FirstAnswer:
 
     network: str
     rounds: int
+    engines: tuple[str, ...] = ("onnxruntime",)
 
 
 IMAGES_IN_A_TURN = {"resnet_v2_50": 24, "resnet_v2_152": 16}  # half a second to a second
@@ -75,7 +78,7 @@ def _runs() -> dict[str, Speed | FirstAnswer]:
     table: dict[str, Speed | FirstAnswer] = {}
     for network, images in IMAGES_IN_A_TURN.items():
         for batch in (8, 1):
-            # TensorFlow at batch 1 is left out: it was made for batches, and nobody would call it fast there.
+            # TensorFlow is measured with batches only, to keep the whole short.
             engines = tuple(name for name in ENGINES if batch > 1 or name != "tensorflow-slim")
             table[f"{network}/batch{batch}"] = Speed(network, batch, images // batch, 15, engines)
         table[f"{network}/avx2/batch8"] = Speed(
@@ -165,8 +168,10 @@ def measure(run: Speed | FirstAnswer, say: Callable[[str], object] = print) -> d
     """Of either kind."""
     if isinstance(run, FirstAnswer):
         result = conditions(["resforward", "numpy", "Pillow"])
+        python = environments.python("onnxruntime")
+        result["onnxruntime_versions"] = environments.versions(python, ["onnxruntime", "numpy", "Pillow"])
         program = [sys.executable, str(Path(__file__).with_name("first_answer.py"))]
-        arguments = [run.network, str(run.rounds), str(environments.python("onnxruntime"))]
+        arguments = [run.network, str(run.rounds), str(python)]
         answer = subprocess.run([*program, *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
         return result | dict(json.loads(answer))
     return measure_speed(run, say)
@@ -176,19 +181,29 @@ def selected(patterns: Sequence[str], engines: Sequence[str], rounds: int | None
     """The runs whose names match, with fewer engines or other rounds where that is asked for.
 
     Raises:
-        SystemExit: nothing matches a pattern.
+        SystemExit: nothing matches a pattern, or no run that does has one of the engines.
     """
     for pattern in patterns:
         if not fnmatch.filter(RUNS, pattern):
             raise SystemExit(f"no run is called {pattern}; they are {', '.join(RUNS)}")
-    chosen = {name: run for name, run in RUNS.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns or ["*"])}
-    for name, run in chosen.items():
+    chosen: dict[str, Speed | FirstAnswer] = {}
+    for name, run in RUNS.items():
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns or ["*"]):
+            continue
         if rounds is not None:
             run = with_changes(run, rounds=rounds)
-        if engines and isinstance(run, Speed):
+        if engines:
             run = with_changes(run, engines=tuple(engine for engine in run.engines if engine in engines))
-        chosen[name] = run
+        if run.engines:
+            chosen[name] = run
+    if not chosen:
+        raise SystemExit(f"none of these runs has {' or '.join(engines)}")
     return chosen
+
+
+def place(name: str, run: Speed | FirstAnswer) -> Path:
+    """Where its result is kept: among the others only with every engine that the run is meant to have."""
+    return RESULTS if run.engines == RUNS[name].engines else IN_PART
 
 
 def keep(path: Path, name: str, result: Mapping[str, Any]) -> None:
@@ -205,7 +220,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="say what the runs are called, and stop")
     parser.add_argument("--engines", nargs="+", default=[], choices=ENGINES, help="only these, beside resforward")
     parser.add_argument("--rounds", type=int, help="of every run, instead of its own number")
-    parser.add_argument("--json", type=Path, default=RESULTS, metavar="PATH", help="where results are kept")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="where results are kept, instead")
     args = parser.parse_args()
     if args.list:
         print("\n".join(RUNS))
@@ -214,7 +229,7 @@ def main() -> None:
         print(f"\n{name}", flush=True)
         start = time.perf_counter()
         result = measure(run, lambda line: print(line, flush=True))
-        keep(args.json, name, result)
+        keep(args.json or place(name, run), name, result)
         print_result(result)
         print(f"{time.perf_counter() - start:.0f} s")
 

@@ -126,6 +126,7 @@ def test_a_measurement_says_its_conditions():
     assert told["peak_gflops"] > 0
     assert told["mean"] == pytest.approx(sum(told["durations"]) / 2)
     assert {"date", "processor", "compiler", "resforward", "python", "numpy"} <= told["conditions"].keys()
+    assert re.fullmatch(r"Linux \d+\.\d+", told["conditions"]["system"])  # a release, not somebody's build of it
 
 
 def test_no_images():

@@ -21,13 +21,16 @@ from resforward.peers.compare import RESFORWARD, Spread, Worker, logits_differen
 from resforward.peers.files import WRITERS, ncnn_files
 
 FAKE_ADAPTER = """
-    import threading, time
+    import os, threading, time
 
     def version():
         return "1.2"
 
     def load(folder, images, threads, factor, idle="sleeps", fails=""):
         print("what an engine says")
+        if fails == "silently":
+            os.closerange(3, 256)
+            time.sleep(60)
         if fails:
             raise ValueError("no such network")
         if idle == "spins":
@@ -83,8 +86,35 @@ def test_a_worker_that_fails_says_why(fake):
 def test_a_worker_that_has_ended_says_so(fake):
     worker = fake()
     worker._process.kill()
-    with pytest.raises(ResforwardError, match="fake ended with -9"):
-        worker.turn(1)
+    for ask in (lambda: worker.turn(1), worker.logits, worker.cpu_seconds):
+        with pytest.raises(ResforwardError, match="fake ended with -9"):
+            ask()
+
+
+def test_a_worker_that_only_closes_its_output_is_ended(fake, monkeypatch):
+    monkeypatch.setattr(compare, "PARTING", 0.2)
+    with pytest.raises(ResforwardError, match="fake runs on, but answers no more") as caught:
+        fake(fails="silently")
+    assert caught.value.found == ("what an engine says",)
+
+
+def test_an_interpreter_that_is_not_there(tmp_path):
+    with pytest.raises(ResforwardError, match=r"fake cannot be started: .*no-python"):
+        Worker("fake", Engine("fake", "none", {}), tmp_path, 1, python=tmp_path / "no-python")
+
+
+def test_nothing_is_left_of_a_worker_that_was_interrupted_while_it_started(fake, monkeypatch):
+    left = []
+
+    def interrupted(self):
+        left.append(self)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Worker, "_answer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fake()
+    assert left[0]._process.returncode is not None
+    assert left[0]._errors.closed
 
 
 def test_a_worker_ends_with_its_input(fake):
@@ -230,9 +260,11 @@ def test_bench_against_as_json():
 
 
 def test_bench_against_nobody(monkeypatch):
-    result = CliRunner().invoke(main, ["bench", "--against", "opnvino"])
-    assert result.exit_code == 1
-    assert "the nearest is `openvino`" in result.stderr
+    result = CliRunner().invoke(main, ["bench", "--against", "opnvino,\x1b[2J"])
+    assert result.exit_code == 2
+    assert "Invalid value for '--against': no such engine\n  - opnvino; the nearest is `openvino`\n" in result.stderr
+    assert "help: the engines are onnxruntime, openvino," in result.stderr
+    assert "  - \\x1b[2J\n" in result.stderr
     result = CliRunner().invoke(main, ["bench", "--against", "ncnn", "--warmup", "3"])
     assert result.exit_code == 2
     assert "--warmup does not go with --against" in result.stderr

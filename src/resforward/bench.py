@@ -251,7 +251,7 @@ def conditions() -> dict[str, Any]:
         "processor": machine.processor(),
         "processors_allowed": len(os.sched_getaffinity(0)),
         "load_average": os.getloadavg()[0],  # before the first step: well above 0, and others were at work
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "compiler": _core.COMPILER,
         "resforward": __version__,
         "python": platform.python_version(),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import (
+    columns,
     count,
     debug_option,
     facts,
@@ -31,6 +32,19 @@ if TYPE_CHECKING:
 _CALLS = 3  # timed runs in a turn, where engines take turns
 
 
+def _engines(ctx: click.Context, _: click.Parameter, value: str | None) -> list[str]:
+    """The engines of --against."""
+    from ..errors import ResforwardError
+    from ..peers import engine_names
+
+    if value is None:
+        return []
+    try:
+        return engine_names(value)
+    except ResforwardError as error:
+        raise click.BadParameter("\n".join(map(printable, str(error).split("\n")))) from error
+
+
 @click.command()
 @click.argument("target", metavar="[NETWORK or CHECKPOINT]", default="resnet_v2_50", type=click.Path())
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, metavar="N", help="Images at once.")
@@ -40,7 +54,13 @@ _CALLS = 3  # timed runs in a turn, where engines take turns
 )
 @click.option("--warmup", type=click.IntRange(0), metavar="N", help="Untimed runs before. [default: 10]")
 @click.option("--per-unit", is_flag=True, help="Also where the time goes: a row for every unit.")
-@click.option("--against", metavar="ENGINE,...", help="Take turns with other engines, and compare.")
+@click.option(
+    "--against",
+    "engines",
+    metavar="ENGINE,...",
+    callback=_engines,
+    help="Take turns with other engines, and compare.",
+)
 @threads_option
 @winograd_option
 @click.option("--json", "as_json", is_flag=True, help="One document: all durations, conditions and versions.")
@@ -52,7 +72,7 @@ def command(
     steps: int | None,
     warmup: int | None,
     per_unit: bool,
-    against: str | None,
+    engines: list[str],
     threads: int | None,
     winograd: bool,
     as_json: bool,
@@ -106,10 +126,9 @@ def command(
     """
     from ..bench import measure
     from ..model import build
-    from ..peers import check_installed, engine_names
+    from ..peers import check_installed
     from .target import load_checkpoint, named_network
 
-    engines = engine_names(against) if against is not None else []
     if engines and (warmup is not None or per_unit):
         raise click.UsageError(f"--{'per-unit' if per_unit else 'warmup'} does not go with --against")
     check_installed(engines)
@@ -192,9 +211,7 @@ def _print_rows(rows: list[Row]) -> None:
     for row in rows:
         difference = "" if row.difference is None else f"{row.difference:.1e}"
         table.append((row.engine, row.version, f"{row.speed.median:.1f}", spread(row.ratio), difference))
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        out("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    columns(table, right=3)
 
 
 @contextmanager

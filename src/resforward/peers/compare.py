@@ -39,6 +39,7 @@ WORKER = Path(__file__).parent / "worker.py"
 TOLERANCE = 1e-5  # of the largest logit; engines that all compute in float32 differ by 1e-6 to 3e-6
 PAUSE = 0.1  # seconds: whoever uses no CPU time in it is asleep
 PATIENCE = 10.0  # seconds that an engine's threads may spin after their work
+PARTING = 5.0  # seconds that an engine may take to end
 IDLE_SHARE = 0.02  # of one processor that an engine may use while another computes
 
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
@@ -64,23 +65,34 @@ class Worker:
         """Start and load; `environment` is added to this process's.
 
         Raises:
-            ResforwardError: it ended instead.
+            ResforwardError: it ended instead, or there is no such interpreter.
         """
         self.name = name
         self._folder = folder
-        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  till `close`
+        self._error: ResforwardError | None = None  # how it ended
+        self._closing = contextlib.ExitStack()
         options = [f"{key}={value}" for key, value in engine.options.items()]
-        self._process = subprocess.Popen(
-            [str(python), str(WORKER), engine.adapter, str(folder), str(threads), *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env={**os.environ, **(environment or {})},
-        )
-        hello = self._answer()
-        self.version: str = hello["version"]
-        self.load_seconds: float = hello["load_seconds"]
+        try:
+            self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  till `close`
+            self._closing.callback(self._errors.close)
+            self._process = subprocess.Popen(
+                [str(python), str(WORKER), engine.adapter, str(folder), str(threads), *options],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+                env={**os.environ, **(environment or {})},
+            )
+            self._closing.callback(self._end)
+            hello = self._answer()
+            self.version: str = hello["version"]
+            self.load_seconds: float = hello["load_seconds"]
+        except OSError as error:
+            self.close()
+            raise ResforwardError(f"{name} cannot be started: {error}") from error
+        except BaseException:
+            self.close()
+            raise
 
     def turn(self, calls: int) -> list[float]:
         """Seconds of each of `calls` calls, after one that is not timed."""
@@ -97,6 +109,8 @@ class Worker:
 
     def cpu_seconds(self) -> float:
         """Processor time of all its threads so far."""
+        if self._error:  # another process may have its number by now
+            raise self._error
         try:
             fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         except FileNotFoundError:
@@ -105,20 +119,30 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
+        self._closing.close()
+
+    def _end(self) -> None:
+        assert self._process.stdin
+        assert self._process.stdout
         with contextlib.suppress(OSError):
-            if self._process.stdin:
-                self._process.stdin.close()
+            self._process.stdin.close()
+        self._wait()
+        self._process.stdout.close()
+
+    def _wait(self) -> bool:
+        """Whether it ended by itself."""
         try:
-            self._process.wait(timeout=5)
+            self._process.wait(timeout=PARTING)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._process.stdout:
-            self._process.stdout.close()
-        self._errors.close()
+            return False
+        return True
 
     def _ask(self, request: str) -> dict[str, Any]:
         assert self._process.stdin
+        if self._error:
+            raise self._error
         try:
             self._process.stdin.write(request + "\n")
             self._process.stdin.flush()
@@ -135,11 +159,13 @@ class Worker:
         return answer
 
     def _ended(self) -> ResforwardError:
-        code = self._process.wait()
-        self._errors.seek(0)
-        last = [line for line in self._errors.read().splitlines() if line.strip()][-3:]
-        self.close()
-        return ResforwardError(f"{self.name} ended with {code}", found=last)
+        if self._error is None:
+            how = f"ended with {self._process.returncode}" if self._wait() else "runs on, but answers no more"
+            self._errors.seek(0)
+            last = [line for line in self._errors.read().splitlines() if line.strip()][-3:]
+            self._error = ResforwardError(f"{self.name} {how}", found=last)
+            self.close()
+        return self._error
 
 
 @contextlib.contextmanager
