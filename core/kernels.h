@@ -53,11 +53,18 @@ struct ConvArgs {
 // A 3x3 convolution of stride 1 by Winograd's method: tiles of output pixels become values at points, where the
 // convolution is one matrix product over input channels for every point of the plane; see winograd.h.
 //
-// An axis is cut into tiles of `tile` outputs, the last of what remains. A tile of k outputs has k + 2 points, the
+// An axis is cut into tiles of so many outputs, the last of what remains. A tile of k outputs has k + 2 points, the
 // first of one list, so a point takes part in a tile or not, along either axis. Tiles are counted in (n, y, x) order;
 // the arrays hold those of one block, sorted so that the tiles in which a point takes part are neighbours.
+struct WinogradTile {
+  int h = 4, w = 4;  // outputs
+  int points_h() const { return h + 2; }
+  int points_w() const { return w + 2; }
+  int points() const { return points_h() * points_w(); }
+};
+
 struct WinogradArgs {
-  int tile = 4;
+  WinogradTile tile;
   const float* in = nullptr;
   int64_t in_plane = 0;
   int planes = 1;

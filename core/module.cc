@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -43,14 +44,16 @@ std::shared_ptr<const PackedConv> make_conv(const std::string& isa, Weights weig
 }
 
 std::shared_ptr<const PackedWinograd> make_winograd(const std::string& isa, Weights weights,
-                                                    std::optional<Vector> scale, Vector bias, int tile) {
+                                                    std::optional<Vector> scale, Vector bias,
+                                                    std::pair<int, int> tile) {
   const int in = int(weights.shape(2)), out = int(weights.shape(3));
   if (weights.shape(0) != 3 || weights.shape(1) != 3) throw std::invalid_argument("not a kernel of 3x3");
   if (bias.shape(0) != size_t(out) || (scale && scale->shape(0) != size_t(out)))
     throw std::invalid_argument("one scale and one bias for each output channel");
   const Kernels* kernels = kernels_of(isa);
   const nb::gil_scoped_release release;
-  return pack_winograd(kernels, tile, in, out, weights.data(), scale ? scale->data() : nullptr, bias.data());
+  return pack_winograd(kernels, {tile.first, tile.second}, in, out, weights.data(), scale ? scale->data() : nullptr,
+                       bias.data());
 }
 
 Outputs make_outputs(std::optional<Tensor> linear, std::optional<Tensor> out, std::optional<Tensor> preact,

@@ -35,13 +35,14 @@ void to_points(const Lanes (&g)[3], int points, Lanes* t) {
 
 }  // namespace
 
-std::shared_ptr<const PackedWinograd> pack_winograd(const Kernels* kernels, int tile, int depth_in, int depth,
+std::shared_ptr<const PackedWinograd> pack_winograd(const Kernels* kernels, WinogradTile tile, int depth_in, int depth,
                                                     const float* weights, const double* scale, const double* bias) {
-  if (tile < 1 || tile > kLargestTile) throw std::invalid_argument("no Winograd tile of that size");
+  if (std::min(tile.h, tile.w) < 1 || std::max(tile.h, tile.w) > kLargestTile)
+    throw std::invalid_argument("no Winograd tile of that size");
   const FlushDenormals flush;
   auto packed =
       std::make_shared<PackedWinograd>(PackedWinograd{kernels, tile, depth_in, depth, Buffer(), Buffer(), Buffer()});
-  const int width = kernels->tile_width, side = tile + 2, points = packed->points();
+  const int width = kernels->tile_width, points = tile.points();
   packed->bias = pad_channels(bias, depth, width);
   packed->zeros = Buffer(width);
   const int64_t pitch = packed->pitch();
@@ -60,15 +61,15 @@ std::shared_ptr<const PackedWinograd> pack_winograd(const Kernels* kernels, int 
             const float* from = weights + (int64_t(r * 3 + s) * depth_in + channel) * depth + first;
             for (int i = 0; i < count; ++i) g[s][i] = from[i] * factors[first + i];
           }
-          to_points(g, side, rows[r]);
+          to_points(g, tile.points_w(), rows[r]);
         }
         float* const to = packed->weights.data() + out * points * pitch + int64_t(channel) * width + first % width;
-        for (int x = 0; x < side; ++x) {
+        for (int x = 0; x < tile.points_w(); ++x) {
           Lanes g[3], column[kMostPoints];
           for (int r = 0; r < 3; ++r) std::copy_n(rows[r][x], kLanes, g[r]);
-          to_points(g, side, column);
-          for (int y = 0; y < side; ++y)
-            for (int i = 0; i < kLanes; ++i) to[(y * side + x) * pitch + i] = float(column[y][i]);
+          to_points(g, tile.points_h(), column);
+          for (int y = 0; y < tile.points_h(); ++y)
+            for (int i = 0; i < kLanes; ++i) to[(y * tile.points_w() + x) * pitch + i] = float(column[y][i]);
         }
       }
   return packed;

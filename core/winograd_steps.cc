@@ -31,7 +31,7 @@ WinogradConv::WinogradConv(std::shared_ptr<const PackedWinograd> weights, const 
     : weights_(std::move(weights)),
       in_(in),
       epilogue_(outputs, weights_->kernels->tile_width, shortcut),
-      tiles_(in.n * ceil_div(in.h, weights_->tile) * ceil_div(in.w, weights_->tile)) {}
+      tiles_(in.n * ceil_div(in.h, weights_->tile.h) * ceil_div(in.w, weights_->tile.w)) {}
 
 int64_t WinogradConv::floats(int64_t tiles, int product_planes) const {
   const Pitches pitches(tiles, weights_->planes_in(), product_planes);
@@ -68,7 +68,7 @@ void WinogradFusedStep::run(Run& run, int64_t item, void* scratch) const {
   const int planes = w.kernels->tile_width / kLanes;
   const int64_t begin = item * block_, end = std::min(begin + block_, conv_->tiles());
   WinogradArgs a = conv_->at(run, begin, end, static_cast<float*>(scratch), planes);
-  w.kernels->winograd_in(a, begin, end, 0, a.planes, 0, w.tile + 2);
+  w.kernels->winograd_in(a, begin, end, 0, a.planes, 0, w.tile.points_h());
   for (int tile = 0; tile < w.tiles(); ++tile) {
     a.products_first = tile * planes;
     w.kernels->winograd_multiply(a, 0, w.points(), tile, tile + 1);
@@ -82,7 +82,9 @@ WinogradPartStep::WinogradPartStep(std::shared_ptr<const WinogradConv> conv, Par
     : conv_(std::move(conv)), part_(part), begin_(begin), end_(end) {
   const PackedWinograd& w = conv_->weights();
   const int64_t wanted = kItemsPerThread * threads;
-  ranges_ = part == Part::kIn ? w.tile + 2 : part == Part::kMultiply ? w.points() : std::min(wanted, end - begin);
+  ranges_ = part == Part::kIn         ? w.tile.points_h()
+            : part == Part::kMultiply ? w.points()
+                                      : std::min(wanted, end - begin);
   const int most = part == Part::kMultiply ? w.tiles() : part == Part::kIn ? w.planes_in() : w.planes_out();
   splits_ = int(std::min<int64_t>(ceil_div(wanted, ranges_), most));
 }

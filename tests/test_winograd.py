@@ -13,7 +13,7 @@ from test_model import THREADS, TOLERANCE, each_isa, images_of, networks, same_b
 
 from resforward import NETWORKS, Model, Network, build, load, plan, resnet_v2
 from resforward.network import Block, Conv, bottleneck
-from resforward.plan import lay_out, winograd_tile
+from resforward.plan import Tile, lay_out, winograd_tile
 from resforward.reference import forward
 
 # Wide enough for Winograd, and maps of 19 x 26, 10 x 13 and so on: every kind of remainder.
@@ -23,17 +23,17 @@ WIDE = resnet_v2(
 SIZE = (75, 101)
 
 
-def tiles(network: Network, batch: int, height: int, width: int) -> dict[str, int]:
+def tiles(network: Network, batch: int, height: int, width: int) -> dict[str, Tile]:
     layout = lay_out(network, batch, height, width, [list(network.end_points(height, width))[-1]])
-    return {step.name: step.tile for step in layout.steps if step.kind == "winograd"}
+    return {step.name: step.tile for step in layout.steps if step.tile}
 
 
 @pytest.fixture
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every convolution that Winograd's method can compute is computed by it, however small, in tiles of any size."""
 
-    def tile(row: Conv, height: int, width: int) -> int:
-        return 1 + (height + width) % 4 if (row.kernel, row.stride, row.rate) == (3, 1, 1) else 0
+    def tile(row: Conv, height: int, width: int) -> Tile | None:
+        return (1 + height % 4, 1 + width % 4) if (row.kernel, row.stride, row.rate) == (3, 1, 1) else None
 
     monkeypatch.setattr(plan, "winograd_tile", tile)
 
@@ -86,13 +86,13 @@ def test_the_rule_knows_nothing_but_the_shape() -> None:
     assert chosen == tiles(network, 8, 224, 224)
     strides = {unit.convs[1].name: unit.convs[1].stride for unit in network.units}
     assert all(strides[name] == 1 for name in chosen)
-    for size, tile in ((56, 4), (28, 4), (14, 4), (9, 3), (7, 2), (3, 0)):
+    for size, tile in ((56, (4, 4)), (28, (4, 4)), (14, (4, 3)), (9, (3, 3)), (7, (2, 2)), (3, None)):
         assert winograd_tile(Conv("conv2", 3, 256, 256), size, size) == tile
     for row in (
         Conv("one", 1, 256, 256), Conv("strided", 3, 256, 256, stride=2), Conv("dilated", 3, 256, 256, rate=2),
         Conv("shallow", 3, 15, 256), Conv("narrow", 3, 256, 15),
     ):  # fmt: skip
-        assert winograd_tile(row, 56, 56) == 0, row.name
+        assert winograd_tile(row, 56, 56) is None, row.name
 
 
 def test_a_model_remembers_how_it_computes() -> None:

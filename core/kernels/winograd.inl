@@ -67,20 +67,21 @@ static inline __attribute__((always_inline)) void from_points(const typename V::
 
 // How an image is cut into tiles, and where those of a block lie in its arrays.
 struct Tiling {
-  int tile, rows, columns;            // tiles of an image
-  int whole_rows, whole_columns;      // of these, those of `tile` outputs
+  WinogradTile tile;
+  int rows, columns;                  // tiles of an image
+  int whole_rows, whole_columns;      // of these, those that are whole
   int rest_h, rest_w;                 // outputs of the others
   int64_t before[2][2], first[2][2];  // [rest along y][rest along x]: tiles before the block, and the first one's slot
   int64_t count[2][2];
 
   explicit Tiling(const WinogradArgs& a)
       : tile(a.tile),
-        rows((a.h + a.tile - 1) / a.tile),
-        columns((a.w + a.tile - 1) / a.tile),
-        whole_rows(a.h / a.tile),
-        whole_columns(a.w / a.tile),
-        rest_h(a.h % a.tile),
-        rest_w(a.w % a.tile) {
+        rows((a.h + a.tile.h - 1) / a.tile.h),
+        columns((a.w + a.tile.w - 1) / a.tile.w),
+        whole_rows(a.h / a.tile.h),
+        whole_columns(a.w / a.tile.w),
+        rest_h(a.h % a.tile.h),
+        rest_w(a.w % a.tile.w) {
     int64_t slot = 0;
     for (int kind = 0; kind < 4; ++kind) {
       // Whole rows' rests, whole tiles, rest of whole columns, the corner: a point that needs whole tiles along y takes
@@ -129,8 +130,8 @@ struct TileWalk {
   }
   bool rest_y() const { return y >= tiling.whole_rows; }
   bool rest_x() const { return x >= tiling.whole_columns; }
-  int height() const { return rest_y() ? tiling.rest_h : tiling.tile; }
-  int width() const { return rest_x() ? tiling.rest_w : tiling.tile; }
+  int height() const { return rest_y() ? tiling.rest_h : tiling.tile.h; }
+  int width() const { return rest_x() ? tiling.rest_w : tiling.tile.w; }
   int64_t slot() const { return slots[rest_y()][rest_x()]; }
   void next() {
     ++slots[rest_y()][rest_x()];
@@ -147,7 +148,7 @@ static void tile_to_points(const WinogradArgs& a, const int64_t* offsets, int64_
                            int y_end) {
   const float* in = a.in + plane * a.in_plane;
   float* to = a.points + plane * a.points_plane + slot * kLanes;
-  const int64_t pitch = a.points_pitch, row_pitch = (a.tile + 2) * pitch;
+  const int64_t pitch = a.points_pitch, row_pitch = a.tile.points_w() * pitch;
 #pragma GCC unroll 1
   for (int lane = 0; lane < kLanes; lane += V::kWidth, in += V::kWidth, to += V::kWidth) {
     typename V::Vec t[kW + 2][kH + 2];
@@ -189,7 +190,7 @@ static void tile_from_points(const WinogradArgs& a, int64_t pixel, const float* 
         typename V::Vec m[kH + 2], y[kH];
 #pragma GCC unroll 6
         for (int i = 0; i < kH + 2; ++i)
-          m[i] = V::load(from + (int64_t(i) * (a.tile + 2) + x) * a.products_pitch + lane);
+          m[i] = V::load(from + (int64_t(i) * a.tile.points_w() + x) * a.products_pitch + lane);
         from_points<kH>(m, y);
 #pragma GCC unroll 4
         for (int i = 0; i < kH; ++i) t[i][x] = y[i];
@@ -251,7 +252,7 @@ static void winograd_in(const WinogradArgs& a, int64_t begin, int64_t end, int p
     Transform transforms[kTilesAtOnce];
     int count = 0;
     for (; count < kTilesAtOnce && begin < end; ++begin, ++count, at.next()) {
-      const int h = at.height(), w = at.width(), y0 = at.y * a.tile - 1, x0 = at.x * a.tile - 1;
+      const int h = at.height(), w = at.width(), y0 = at.y * a.tile.h - 1, x0 = at.x * a.tile.w - 1;
       slots[count] = at.slot();
       transforms[count] = kTransforms[h - 1][w - 1];
       int64_t* offset = offsets[count];
@@ -278,7 +279,7 @@ static void winograd_out(const WinogradArgs& a, int64_t begin, int64_t end, int 
   const Epilogue& e = a.epilogue;
   TileWalk at(tiling, begin);
   for (int64_t i = begin; i < end; ++i, at.next()) {
-    const int y = at.y * a.tile, x = at.x * a.tile;
+    const int y = at.y * a.tile.h, x = at.x * a.tile.w;
     const float* residual = nullptr;
     if (e.residual)
       residual =
@@ -294,14 +295,14 @@ static void winograd_multiply(const WinogradArgs& a, int point_begin, int point_
   constexpr int kWidth = V::kVectors * V::kWidth;
   constexpr int kStepLines = kWidth;  // cache lines of weights for one plane
   const Tiling tiling(a);
-  const int side = a.tile + 2, points = side * side;
+  const int points_w = a.tile.points_w(), points = a.tile.points();
   const int64_t piece = a.weights_pitch;
   ConvArgs c;
   c.in_plane = a.points_plane, c.planes = a.planes;
   c.epilogue.bias = a.zeros, c.epilogue.plane = a.products_plane;
   for (int point = point_begin; point < point_end; ++point) {
     int64_t begin, end;
-    tiling.range(point / side, point % side, begin, end);
+    tiling.range(point / points_w, point % points_w, begin, end);
     if (begin == end) continue;
     const float* const in = a.points + point * a.points_pitch;
     const PixelTiles tiles(end - begin);

@@ -362,7 +362,7 @@ class Model:
         def pack(step: Step) -> tuple[Form, Packed]:
             assert step.conv is not None
             folded = fold_conv(self.weights, step.conv, self.network.epsilon)
-            if step.kind == "winograd":
+            if step.tile:
                 return step.form, _core.PackedWinograd(self.isa, *folded, tile=step.tile)
             return step.form, _core.PackedConv(self.isa, *folded, interleaved=step.kind == "conv_rows")
 

@@ -23,12 +23,13 @@ Norm = Callable[[str], ScaleShift]
 
 CHAIN_PIXELS = 98  # fewer are not worth a chain: its items would leave threads without work
 
-Form = tuple[str, int | Literal["rows"]]  # a convolution's name; "rows", or the Winograd tile, 0 for none
+Tile = tuple[int, int]  # outputs of a Winograd tile along y and x
+Form = tuple[str, Tile | Literal["rows"] | None]  # a convolution's name; its Winograd tile, "rows", or neither
 Packed = _core.PackedConv | _core.PackedWinograd
 
-# Outputs of a tile by the least number of pixels. Measured with batches of 1 and 8: larger tiles save more products and
-# have more weights, which a small map cannot make up for.
-_WINOGRAD_TILES = ((121, 4), (81, 3), (16, 2))
+# Tiles by the least number of pixels. Measured with batches of 1 and 8: larger ones save more products and have more
+# weights, which a small map cannot make up for.
+_WINOGRAD_TILES = ((225, (4, 4)), (121, (4, 3)), (81, (3, 3)), (16, (2, 2)))
 _WINOGRAD_DEPTH = 16  # of input and output, a plane: with less, lanes stay empty
 
 
@@ -65,7 +66,7 @@ class Step:
         linear, out, preact: its outputs: the plain result, the one after sum and ReLU, and the next norm of that.
         relu: whether `out` ends in ReLU. norm: scope of the batch norm that makes `preact`.
         conv: the row of its convolution. shortcut: what is added to it, read with shortcut_stride.
-        tile: outputs along an axis of a Winograd convolution's tiles.
+        tile: of a Winograd convolution.
         pads: of a max-pool, (y, x). output: index of the array that a store fills. softmax: over its channels first.
         then: 1x1 convolutions of what it writes, computed with it for a block of pixels at a time.
     """
@@ -81,7 +82,7 @@ class Step:
     conv: Conv | None = None
     shortcut: Value | None = None
     shortcut_stride: int = 1
-    tile: int = 0
+    tile: Tile | None = None
     pads: tuple[int, int] = (0, 0)
     output: int = -1
     softmax: bool = False
@@ -118,11 +119,11 @@ class Layout:
     shapes: dict[str, tuple[int, int, int, int]]  # of the wanted end points
 
 
-def winograd_tile(row: Conv, height: int, width: int) -> int:
-    """Outputs along an axis of a convolution's Winograd tiles, 0 where it is computed directly: by its shape alone.
+def winograd_tile(row: Conv, height: int, width: int) -> Tile | None:
+    """Outputs of a convolution's Winograd tiles along y and x, None where it is computed directly: by its shape alone.
 
     >>> winograd_tile(Conv("conv2", 3, 64, 64), 56, 56), winograd_tile(Conv("conv3", 1, 64, 256), 56, 56)
-    (4, 0)
+    ((4, 4), None)
 
     Batch and threads have no say: both forms round differently, and bits must not depend on them.
 
@@ -131,8 +132,8 @@ def winograd_tile(row: Conv, height: int, width: int) -> int:
         height, width: of its input.
     """
     if (row.kernel, row.stride, row.rate) != (3, 1, 1) or min(row.depth_in, row.depth) < _WINOGRAD_DEPTH:
-        return 0
-    return next((tile for pixels, tile in _WINOGRAD_TILES if height * width >= pixels), 0)
+        return None
+    return next((tile for pixels, tile in _WINOGRAD_TILES if height * width >= pixels), None)
 
 
 def lay_out(
@@ -186,7 +187,7 @@ def _trace(network: Network, n: int, h: int, w: int, winograd: bool) -> tuple[li
         rows: bool = False,
     ) -> Step:
         shape = (x.n, row.output(x.h), row.output(x.w), row.depth)
-        tile = winograd_tile(row, x.h, x.w) if winograd and not rows else 0
+        tile = winograd_tile(row, x.h, x.w) if winograd and not rows else None
         return add(
             Step(
                 "conv_rows" if rows else "winograd" if tile else "conv",

@@ -361,7 +361,8 @@ void test_what_cannot_follow_is_refused(const Kernels* kernels) {
   CHECK(throws([&] { follow(pooled, 1, 1, map, map); }), "a pool is no convolution, and what was before it is gone");
   head(wino);
   const Floats nine = random_floats(9 * 16 * 16);
-  wino.winograd(pack_winograd(kernels, 4, 16, 16, nine.data(), nullptr, Doubles(16).data()), map, Shortcut(), to(map));
+  wino.winograd(pack_winograd(kernels, {4, 4}, 16, 16, nine.data(), nullptr, Doubles(16).data()), map, Shortcut(),
+                to(map));
   CHECK(throws([&] { follow(wino, 1, 1, map, map); }), "Winograd's method has no blocks of pixels");
 
   Plan plan(kernels, 2, kArena);

@@ -13,6 +13,8 @@
 namespace resforward {
 namespace {
 
+constexpr WinogradTile kTiles[] = {{1, 1}, {1, 4}, {2, 2}, {3, 3}, {4, 3}, {4, 4}};
+
 bool has_denormals(const Buffer& buffer) {
   const float* begin = buffer.data();
   return std::any_of(begin, begin + buffer.bytes() / sizeof(float),
@@ -46,14 +48,16 @@ void test_packed_weights_hold_no_denormals(const Kernels* kernels) {
           const int all = int(conv->weights.bytes() / sizeof(float));
           CHECK(count_zeros(conv->weights) < all, "%s %d -> %d: nothing is left", kernels->isa, depth_in, depth);
         }
-      for (int tile = 1; tile <= kLargestTile; ++tile)
+      for (const WinogradTile tile : kTiles)
         for (const double* scale : {static_cast<const double*>(nullptr), static_cast<const double*>(small.data())}) {
           const auto conv = pack_winograd(kernels, tile, depth_in, depth, weights.data(), scale, bias.data());
-          CHECK(!has_denormals(conv->weights), "%s tile %d, %d -> %d", kernels->isa, tile, depth_in, depth);
-          CHECK(!has_denormals(conv->bias), "%s tile %d, %d -> %d: bias", kernels->isa, tile, depth_in, depth);
-          const int all = int(conv->weights.bytes() / sizeof(float));
-          CHECK(count_zeros(conv->weights) < all, "%s tile %d, %d -> %d: nothing is left", kernels->isa, tile, depth_in,
+          CHECK(!has_denormals(conv->weights), "%s tile %dx%d, %d -> %d", kernels->isa, tile.h, tile.w, depth_in,
                 depth);
+          CHECK(!has_denormals(conv->bias), "%s tile %dx%d, %d -> %d: bias", kernels->isa, tile.h, tile.w, depth_in,
+                depth);
+          const int all = int(conv->weights.bytes() / sizeof(float));
+          CHECK(count_zeros(conv->weights) < all, "%s tile %dx%d, %d -> %d: nothing is left", kernels->isa, tile.h,
+                tile.w, depth_in, depth);
         }
     }
 }
@@ -86,7 +90,7 @@ void test_every_weight_has_its_place(const Kernels* kernels) {
 }
 
 void test_channels_beyond_the_depth_are_zeros_in_winograd_s_weights(const Kernels* kernels) {
-  for (int tile = 1; tile <= kLargestTile; ++tile)
+  for (const WinogradTile tile : kTiles)
     for (int depth_in : {15, 16, 17})
       for (int depth : {16, 31, 33}) {
         const Floats weights = random_floats(size_t(9) * depth_in * depth);
@@ -99,7 +103,8 @@ void test_channels_beyond_the_depth_are_zeros_in_winograd_s_weights(const Kernel
           const bool inside = out < depth && at / width < depth_in;
           wrong += (conv->weights.data()[i] != 0) != inside;
         }
-        CHECK(wrong == 0, "%s tile %d, %d -> %d: %d values", kernels->isa, tile, depth_in, depth, int(wrong));
+        CHECK(wrong == 0, "%s tile %dx%d, %d -> %d: %d values", kernels->isa, tile.h, tile.w, depth_in, depth,
+              int(wrong));
       }
 }
 

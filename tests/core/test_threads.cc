@@ -168,8 +168,8 @@ class Net {
     projected.scale.assign(33, 0.5), projected.shift.assign(33, 0.1);
     plan_.conv(conv(1, 20, 33, false), preact, 1, 1, Shortcut(), projected);
     plan_.conv(conv(1, 33, 20, false), projected.preact, 1, 1, Shortcut(), outputs(mixed, true), true);
-    plan_.winograd(pack_winograd(kernels, 1, 20, 20, random_weights(3, 20, 20).data(), nullptr, bias.data()), mixed,
-                   Shortcut{pool, 1}, outputs(smooth, true));
+    plan_.winograd(pack_winograd(kernels, {1, 1}, 20, 20, random_weights(3, 20, 20).data(), nullptr, bias.data()),
+                   mixed, Shortcut{pool, 1}, outputs(smooth, true));
     plan_.conv(conv(3, 20, 40, false), smooth, 2, 1, Shortcut(), outputs(hidden, true));
     plan_.conv(conv(1, 40, 33, false), hidden, 1, 1, Shortcut{shortcut, 2}, outputs(sum, true));
     plan_.mean(sum, mean);

@@ -14,9 +14,16 @@ namespace resforward {
 namespace {
 
 // Of the largest output, for sums over so many channels. Roundings of a sum wander like the root of its length,
-// whatever the method; F(4x4) adds about as much again on the way into points and back. Measured: at most two thirds of
-// this.
+// whatever the method; tiles of four add about as much again on the way into points and back. Measured: at most two
+// thirds of this.
 double budget(int depth_in) { return FLT_EPSILON * (8 + std::sqrt(9.0 * depth_in) / 2); }
+
+std::vector<WinogradTile> every_tile() {
+  std::vector<WinogradTile> tiles;
+  for (int h = 1; h <= kLargestTile; ++h)
+    for (int w = 1; w <= kLargestTile; ++w) tiles.push_back({h, w});
+  return tiles;
+}
 
 struct Case {
   int n, h, w, depth_in, depth;
@@ -107,8 +114,8 @@ struct Setting {
     return a;
   }
   int64_t tiles() const {
-    const int m = packed.tile;
-    return int64_t(conv.shape.n) * ((conv.shape.h + m - 1) / m) * ((conv.shape.w + m - 1) / m);
+    const Case& c = conv.shape;
+    return c.n * ceil_div(c.h, packed.tile.h) * ceil_div(c.w, packed.tile.w);
   }
 };
 
@@ -124,11 +131,11 @@ void run_block(const Setting& s, int64_t begin, int64_t end) {
 
   const int64_t cut = begin + random_int(0, int(tiles));
   const int plane = random_int(0, a.planes);
-  const int side = s.packed.tile + 2, y = random_int(0, side);
-  s.kernels.winograd_in(a, cut, end, 0, a.planes, 0, side);
+  const int rows = s.packed.tile.points_h(), y = random_int(0, rows);
+  s.kernels.winograd_in(a, cut, end, 0, a.planes, 0, rows);
   s.kernels.winograd_in(a, begin, cut, plane, a.planes, 0, y);
-  s.kernels.winograd_in(a, begin, cut, plane, a.planes, y, side);
-  s.kernels.winograd_in(a, begin, cut, 0, plane, 0, side);
+  s.kernels.winograd_in(a, begin, cut, plane, a.planes, y, rows);
+  s.kernels.winograd_in(a, begin, cut, 0, plane, 0, rows);
   const int point = random_int(0, s.packed.points()), tile = random_int(0, s.packed.tiles());
   s.kernels.winograd_multiply(a, point, s.packed.points(), 0, s.packed.tiles());
   s.kernels.winograd_multiply(a, 0, point, tile, s.packed.tiles());
@@ -143,11 +150,11 @@ void run_blocks(const Setting& s, int64_t block) {
   for (int64_t begin = 0; begin < s.tiles(); begin += block) run_block(s, begin, std::min(begin + block, s.tiles()));
 }
 
-void check_conv(const Kernels& kernels, int tile, const Conv& conv, const Parts& parts) {
+void check_conv(const Kernels& kernels, WinogradTile tile, const Conv& conv, const Parts& parts) {
   const Case& c = conv.shape;
   char name[200];
-  std::snprintf(name, sizeof name, "%s tile %d, %dx%dx%d, %d -> %d; %s%s%s%s shortcut %d", kernels.isa, tile, c.n, c.h,
-                c.w, c.depth_in, c.depth, parts.linear ? " linear" : "", parts.out ? " out" : "",
+  std::snprintf(name, sizeof name, "%s tile %dx%d, %dx%dx%d, %d -> %d; %s%s%s%s shortcut %d", kernels.isa, tile.h,
+                tile.w, c.n, c.h, c.w, c.depth_in, c.depth, parts.linear ? " linear" : "", parts.out ? " out" : "",
                 parts.preact ? " preact" : "", parts.relu ? " relu" : "", parts.residual_stride);
   const auto packed =
       pack_winograd(&kernels, tile, c.depth_in, c.depth, conv.weights.data(), conv.scale.data(), conv.bias.data());
@@ -203,7 +210,7 @@ void test_every_remainder(const std::vector<const Kernels*>& isas) {
   for (size_t i = 0; i < cases.size(); ++i) {
     const Conv conv(cases[i]);
     for (const Kernels* kernels : isas)
-      for (int tile = 1; tile <= kLargestTile; ++tile)
+      for (WinogradTile tile : every_tile())
         check_conv(*kernels, tile, conv, {true, true, true, i % 2 == 0, int(i % 3)});
   }
 }
@@ -213,12 +220,14 @@ void test_every_depth(const std::vector<const Kernels*>& isas) {
     for (const Case& c : {Case{2, 3, 6, depth, 16}, Case{2, 3, 6, 16, depth}}) {
       const Conv conv(c);
       for (const Kernels* kernels : isas)
-        for (int tile : {2, 4}) check_conv(*kernels, tile, conv, {false, true, false, true, 0});
+        for (WinogradTile tile : {WinogradTile{2, 2}, WinogradTile{4, 3}})
+          check_conv(*kernels, tile, conv, {false, true, false, true, 0});
     }
   for (const Case& c : {Case{1, 14, 14, 256, 64}, Case{1, 7, 7, 512, 64}, Case{2, 7, 7, 64, 512}}) {
     const Conv conv(c);
     for (const Kernels* kernels : isas)
-      for (int tile : {2, 4}) check_conv(*kernels, tile, conv, {false, true, false, true, 0});
+      for (WinogradTile tile : {WinogradTile{2, 2}, WinogradTile{4, 3}})
+        check_conv(*kernels, tile, conv, {false, true, false, true, 0});
   }
 }
 
@@ -226,7 +235,7 @@ void test_every_epilogue(const std::vector<const Kernels*>& isas) {
   for (const Case& c : {Case{2, 5, 7, 20, 50}, Case{1, 6, 8, 16, 64}}) {
     const Conv conv(c);
     for (const Kernels* kernels : isas)
-      for (int tile : {2, 4})
+      for (WinogradTile tile : {WinogradTile{2, 2}, WinogradTile{4, 3}})
         for (int bits = 0; bits < 16; ++bits)
           for (int residual_stride = 0; residual_stride <= 2; ++residual_stride) {
             const Parts parts = {bool(bits & 1), bool(bits & 2), bool(bits & 4), bool(bits & 8), residual_stride};
@@ -239,7 +248,7 @@ void test_an_image_has_the_same_bits_anywhere_in_a_batch(const std::vector<const
   const Conv batch({3, 7, 6, 33, 40});
   const Case& c = batch.shape;
   for (const Kernels* kernels : isas)
-    for (int tile : {2, 4}) {
+    for (WinogradTile tile : {WinogradTile{2, 2}, WinogradTile{4, 3}}) {
       const auto packed =
           pack_winograd(kernels, tile, c.depth_in, c.depth, batch.weights.data(), nullptr, batch.bias.data());
       const Parts parts = {false, true, true, true, 0};
@@ -261,7 +270,7 @@ void test_an_image_has_the_same_bits_anywhere_in_a_batch(const std::vector<const
           for (int k = 0; k < c.depth; ++k)
             same &= single.out(pixel, k) == together.out(image * pixels + pixel, k) &&
                     single.preact(pixel, k) == together.preact(image * pixels + pixel, k);
-        CHECK(same, "%s tile %d: image %d", kernels->isa, tile, image);
+        CHECK(same, "%s tile %dx%d: image %d", kernels->isa, tile.h, tile.w, image);
       }
     }
 }
@@ -270,7 +279,7 @@ void test_nan_passes(const std::vector<const Kernels*>& isas) {
   for (const Kernels* kernels : isas) {
     Conv conv({1, 2, 12, 3, 20});
     conv.image[0] = std::nanf("");
-    const auto packed = pack_winograd(kernels, 4, 3, 20, conv.weights.data(), nullptr, conv.bias.data());
+    const auto packed = pack_winograd(kernels, {4, 4}, 3, 20, conv.weights.data(), nullptr, conv.bias.data());
     Map none(1, 1, 1, 1), input(1, 2, 12, 3);
     input.fill(conv.image);
     Results results(conv.shape);
