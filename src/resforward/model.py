@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from . import _core, machine, names
 from .errors import CheckpointError, EndPointError, InputError, NetworkError, nearest
-from .fold import check_values, fold_conv, fold_norm
+from .fold import check_values, fold_conv, fold_norm, group_affine
 from .network import NETWORKS, EndPoint, Network, with_output_stride
 from .plan import Form, Layout, Packed, Step, lay_out, make_plan
 
@@ -350,6 +350,7 @@ class Model:
             layout,
             self._packed,
             lambda scope: fold_norm(self.weights, scope, self.network.epsilon),
+            lambda scope: group_affine(self.weights, scope),
             self.isa,
             self.threads,
         )
@@ -527,9 +528,10 @@ def load(
     if wanted is None:
         conclusion = names.conclude(checkpoint, source)
         wanted, scope, held = conclusion.network, conclusion.scope, conclusion.network
+        dialect = conclusion.dialect
         evidence += conclusion.evidence
     else:
-        scope = names.find_scope(checkpoint, wanted)
+        scope, dialect = names.find_scope(checkpoint, wanted)
         held = _held(checkpoint, source)
         evidence += (f"network {wanted.name}: asked for",)
     if num_classes is not None:
@@ -537,7 +539,7 @@ def load(
     if global_pool is not None:
         wanted = dataclasses.replace(wanted, global_pool=global_pool)
     wanted = with_output_stride(wanted, output_stride)
-    weights, unused = names.rename(checkpoint, wanted, scope, source, held)
+    weights, unused = names.rename(checkpoint, wanted, scope, source, held, dialect)
     own = belongings(wanted)
     return Model(
         wanted,

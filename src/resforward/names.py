@@ -7,25 +7,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from .dialects import DIALECTS, Dialect
 from .errors import CheckpointError, NetworkError, nearest
-from .families import SLIM_V1, SLIM_V2, Stem
-from .network import UNITS, Block, Network, block_strides, bottleneck, resnet
+from .families import SLIM_V1, SLIM_V2, Family, Stem
+from .network import BASIC_UNITS, UNITS, Block, Network, UnitKind, basic, block_strides, bottleneck, resnet
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 _LONGEST_NAME = 1024  # characters; longer ones are no variable's, and matching them would take for ever
-
-_FAMILIES = {family.version: family for family in (SLIM_V1, SLIM_V2)}
-_UNIT = re.compile(
-    r"^(?P<scope>(?:.*/)?)(?P<block>[^/]+)/unit_(?P<unit>[0-9]{1,9})/bottleneck_(?P<version>v[12])/(?P<rest>.+)$"
-)
 
 # What training leaves in a checkpoint beside the weights. Sources: tf.train.Saver with slim's train_image_classifier.py
 # (optimizer slots, moving averages) and the released resnet_v1 files (mean_rgb).
@@ -33,6 +29,7 @@ _BYSTANDERS = re.compile(
     r"(^|/)(global_step|mean_rgb|beta[12]_power|save_counter|learning_rate)(:0)?$"
     r"|/(Momentum|RMSProp|Adam|Adagrad|Adadelta|Ftrl|ExponentialMovingAverage)(_\d+)?$"
     r"|^_CHECKPOINTABLE_OBJECT_GRAPH$"
+    r"|\.num_batches_tracked$"  # torch.nn.BatchNorm2d
 )
 
 
@@ -43,11 +40,13 @@ class Conclusion:
     Args:
         network: its table. scope: the prefix of its variables, "resnet_v2_50/" or "".
         evidence: one sentence for each decision, for `resforward inspect`.
+        dialect: what its variables are called behind the scope.
     """
 
     network: Network
     scope: str
     evidence: tuple[str, ...]
+    dialect: Dialect
 
 
 def conclude(tensors: Tensors, source: str) -> Conclusion:
@@ -62,45 +61,32 @@ def conclude(tensors: Tensors, source: str) -> Conclusion:
         source: the file's name, for messages.
 
     Raises:
-        CheckpointError: variables that are of no ResNet of slim's, or of several.
+        CheckpointError: variables that are of no ResNet that is known, or of several, or of one with more parts.
     """
     tensors = _without_bystanders(tensors)
-    parsed = [match for name in tensors if len(name) <= _LONGEST_NAME and (match := _UNIT.match(name))]
-    if not parsed:
-        raise CheckpointError(
-            f"{source} holds no network that is known here",
-            found=[
-                f"{len(tensors)} variables, such as {', '.join(name[:80] for name in sorted(tensors)[:3]) or 'none'}"
-            ],
-            help="a slim ResNet's variables are called SCOPE/block1/unit_1/bottleneck_v2/conv1/weights",
-        )
-    kinds = Counter((match["scope"], match["version"]) for match in parsed)
-    if len(kinds) > 1:
-        raise CheckpointError(
-            f"{source} holds {len(kinds)} networks",
-            found=[
-                f"{scope or 'no scope'}: bottleneck_{version}, {n} variables" for (scope, version), n in kinds.items()
-            ],
-            help="save one network a checkpoint",
-        )
-    ((scope, version),) = kinds
-    family = _FAMILIES[version]
-    evidence = [f"family {family.name}: its units are called bottleneck_{version}"]
-
+    holding = _one_of(_holdings(tensors), tensors, source)
+    dialect, family, scope = holding.dialect, holding.family, holding.scope
+    example = next(iter(holding.names)) if dialect.inside else f"bottleneck_{family.version}"
+    evidence = [f"family {family.name}: its units are called {example}"]
     counts: dict[str, int] = {}
-    for match in parsed:
-        counts[match["block"]] = max(counts.get(match["block"], 0), int(match["unit"]))
+    for block, unit in holding.names.values():
+        counts[block] = max(counts.get(block, 0), unit)
     counts = dict(sorted(counts.items(), key=lambda item: _natural(item[0])))
 
+    def has(name: str) -> bool:
+        return scope + dialect.theirs(name) in tensors
+
     def shape(name: str) -> tuple[int, ...]:
-        if scope + name not in tensors:
+        if not has(name):
             raise CheckpointError(
-                f"{source} is incomplete: {scope + name} is missing",
+                f"{source} is incomplete: {scope + dialect.theirs(name)} is missing",
                 found=[f"it has {_join_units(counts)}"],
                 help="a shard or part of the training graph was left out when it was saved",
             )
-        return tuple(tensors[scope + name].shape)
+        return tuple(dialect.array(tensors[scope + dialect.theirs(name)]).shape)
 
+    first = f"{next(iter(counts))}/unit_1/bottleneck_{family.version}"
+    kind = bottleneck if not dialect.inside or has(f"{first}/conv3/weights") else basic
     blocks = []
     for (block, count), stride in zip(counts.items(), block_strides(family, len(counts)), strict=True):
         if count > len(tensors):
@@ -108,43 +94,47 @@ def conclude(tensors: Tensors, source: str) -> Conclusion:
         units = []
         strided = count if family.stride_unit == "last" else 1
         for unit in range(1, count + 1):
-            prefix = f"{block}/unit_{unit}/bottleneck_{version}"
+            prefix = f"{block}/unit_{unit}/{kind.name}_{family.version}"
             *_, depth_bottleneck = shape(f"{prefix}/conv1/weights") or (0,)
-            *_, depth = shape(f"{prefix}/conv3/weights") or (0,)
+            *_, depth = shape(f"{prefix}/conv{len(kind.kernels)}/weights") or (0,)
+            if dialect.inside and (depth_in := (0, 0, *shape(f"{prefix}/conv2/weights"))[-2]) != depth_bottleneck:
+                raise CheckpointError(
+                    f"{source} has grouped convolutions, as ResNeXt has; they are not computed here",
+                    found=[
+                        f"{scope}{dialect.theirs(f'{prefix}/conv2/weights')} reads {depth_in} channels of {depth_bottleneck}"
+                    ],
+                )
             units.append((depth, depth_bottleneck, stride if unit == strided else 1))
         try:
-            blocks.append(Block(block, bottleneck, units))
+            blocks.append(Block(block, kind, units))
         except NetworkError as error:
             raise CheckpointError(f"{source} describes no network: {error.message}", found=error.found) from error
-    layers = next((depth for depth, units in UNITS.items() if list(units) == list(counts.values())), None)
-    known = f", as in resnet_{version}_{layers}" if layers else ""
+    layers = _layers(kind, list(counts.values()))
+    width = max(blocks[0].args[0][1] // 64, 1)
+    published = family.networks.format(layers=layers, width=width) if layers else f"resnet_{family.version}"
+    known = f", as in {published}" if layers else ""
     evidence.append(f"units {', '.join(map(str, counts.values()))}{known}: counted in the variables' names")
-    evidence.append("strides: slim's, the last unit of every Block but the last has 2 (no checkpoint stores them)")
-
-    classes_name = next(
-        (f"{scope}logits/{part}" for part in ("biases", "weights") if f"{scope}logits/{part}" in tensors), None
-    )
-    classes = int(tensors[classes_name].shape[-1]) if classes_name and tensors[classes_name].ndim else 0
+    if dialect.inside:
+        evidence.append(f"{kind.name} units: of {len(kind.kernels)} convolutions")
+    whose = "slim" if family in (SLIM_V1, SLIM_V2) else family.name
     evidence.append(
-        f"{classes} classes: the length of {classes_name}" if classes_name else "no classifier: no variable of it"
+        f"strides: {whose}'s, the {family.stride_unit} unit of every Block but the {family.stride_unit} has 2 (no"
+        " checkpoint stores them)"
     )
 
-    root = f"{scope}conv1/weights"
-    stem: Stem | None = None
-    if root in tensors:
-        kernel, _, channels, width = shape("conv1/weights") if tensors[root].ndim == 4 else (0, 0, 0, 0)
-        stem = family.stem
-        if kernel == 3:
-            stem = Stem(3, 1, (width,), family.stem.bias, family.stem.norm, pool=None)
-            evidence.append("root block 3x3 with stride 1 and no pool: assumed for a 3x3 conv1/weights")
-        elif width != family.stem.widths[0]:
-            stem = Stem(
-                family.stem.kernel, family.stem.stride, (width,), family.stem.bias, family.stem.norm, family.stem.pool
-            )
-    else:
-        channels = _first_depth_in(tensors, scope, blocks[0], version, shape)
+    classes_name = next((name for name in ("logits/biases", "logits/weights") if has(name)), None)
+    classes = (shape(classes_name) or (0,))[-1] if classes_name else 0
+    evidence.append(
+        f"{classes} classes: the length of {scope}{dialect.theirs(classes_name)}"
+        if classes_name
+        else "no classifier: no variable of it"
+    )
+
+    stem, channels = _root_block(family, has, shape, evidence)
+    if stem is None:
+        dims = shape(f"{blocks[0].scope}/unit_1/{kind.name}_{family.version}/conv1/weights")
+        channels = dims[2] if len(dims) == 4 else 0
         evidence.append("no root block: no conv1/weights")
-    name = scope.rstrip("/").rpartition("/")[2] or (f"resnet_{version}_{layers}" if layers else f"resnet_{version}")
     try:
         network = resnet(
             family,
@@ -153,17 +143,84 @@ def conclude(tensors: Tensors, source: str) -> Conclusion:
             include_root_block=stem is not None,
             input_channels=channels,
             stem=stem,
-            name=name,
+            name=(not dialect.inside and scope.rstrip("/").rpartition("/")[2]) or published,
         )
     except NetworkError as error:
         raise CheckpointError(f"{source} describes no network: {error.message}", found=error.found) from error
-    return Conclusion(network, scope, tuple(evidence))
+    return Conclusion(network, scope, tuple(evidence), dialect)
 
 
-def _first_depth_in(tensors: Tensors, scope: str, block: Block, version: str, shape: Any) -> int:
-    prefix = f"{block.scope}/unit_1/bottleneck_{version}"
-    dims = shape(f"{prefix}/conv1/weights")
-    return int(dims[2]) if len(dims) == 4 else 0
+class _Holding(NamedTuple):
+    """A network that a checkpoint seems to hold; names: those that say so, with the Block and the unit they are of."""
+
+    dialect: Dialect
+    family: Family
+    scope: str
+    names: dict[str, tuple[str, int]]
+
+
+def _holdings(tensors: Tensors) -> list[_Holding]:
+    """Every network that is there, in the first dialect that has words for it."""
+    holdings: list[_Holding] = []
+    taken: set[str] = set()
+    for dialect in DIALECTS:
+        found: dict[str, dict[str, tuple[str, int]]] = {}
+        for name in tensors:
+            if name not in taken and len(name) <= _LONGEST_NAME and (match := dialect.marker.fullmatch(name)):
+                place = dialect.block(match["block"]), dialect.unit(match["unit"])
+                found.setdefault(match["scope"], {})[name] = place
+        for scope, names in found.items():
+            for family, needed in dialect.families:
+                if all(scope + name in tensors for name in needed):
+                    holdings.append(_Holding(dialect, family, scope, names))
+                    taken |= set(names)
+                    break
+    return holdings
+
+
+def _one_of(holdings: list[_Holding], tensors: Tensors, source: str) -> _Holding:
+    if not holdings:
+        raise CheckpointError(
+            f"{source} holds no network that is known here",
+            found=[
+                f"{len(tensors)} variables, such as {', '.join(name[:80] for name in sorted(tensors)[:3]) or 'none'}"
+            ],
+            help=f"a ResNet's variables are called {', or '.join(dialect.example for dialect in DIALECTS)}",
+        )
+    if len(holdings) > 1:
+        raise CheckpointError(
+            f"{source} holds {len(holdings)} networks",
+            found=[f"{h.scope or 'no scope'}: {h.family.name}, {len(h.names)} variables" for h in holdings],
+            help="save one network a checkpoint",
+        )
+    return holdings[0]
+
+
+def _layers(kind: UnitKind, units: list[int]) -> int | None:
+    """By how many layers a published network with so many units in its Blocks is known."""
+    known = UNITS if kind is bottleneck else BASIC_UNITS
+    return next((layers for layers, counts in known.items() if list(counts) == units), None)
+
+
+def _root_block(
+    family: Family, has: Callable[[str], bool], shape: Callable[[str], tuple[int, ...]], evidence: list[str]
+) -> tuple[Stem | None, int]:
+    """The root block, and the channels that it reads."""
+    if has("conv1/conv1/weights"):
+        shapes = []
+        while has(f"conv1/conv{len(shapes) + 1}/weights"):
+            shapes.append(shape(f"conv1/conv{len(shapes) + 1}/weights"))
+        kernel, _, channels, _ = shapes[0] if len(shapes[0]) == 4 else (0, 0, 0, 0)
+        evidence.append(f"a root block of {len(shapes)} convolutions: counted in the variables' names")
+        return replace(family.stem, kernel=kernel, widths=tuple(s[-1] for s in shapes if s)), channels
+    if not has("conv1/weights"):
+        return None, 0
+    dims = shape("conv1/weights")
+    kernel, _, channels, width = dims if len(dims) == 4 else (0, 0, 0, 0)
+    if kernel == 3:
+        evidence.append("root block 3x3 with stride 1 and no pool: assumed for a 3x3 conv1/weights")
+        return replace(family.stem, kernel=3, stride=1, widths=(width,), pool=None), channels
+    return replace(family.stem, widths=(width,)), channels
 
 
 def _natural(name: str) -> tuple[Any, ...]:
@@ -181,47 +238,55 @@ def _without_bystanders(tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
     return {name: tensors[name] for name in tensors if len(name) > _LONGEST_NAME or not _BYSTANDERS.search(name)}
 
 
-def find_scope(tensors: Iterable[str], network: Network) -> str:
-    """The prefix under which a checkpoint holds a network's variables: the one that fits most of them."""
-    variables = network.variables
-    votes: Counter[str] = Counter()
-    for name in tensors:
-        start = 0
-        while len(name) <= _LONGEST_NAME:  # every suffix that starts after a slash, longest first
-            if name[start:] in variables:
-                votes[name[:start]] += 1
-                break
-            start = name.find("/", start) + 1
-            if start == 0:
-                break
-    return votes.most_common(1)[0][0] if votes else f"{network.name}/"
+def find_scope(tensors: Iterable[str], network: Network) -> tuple[str, Dialect]:
+    """The prefix under which a checkpoint holds a network's variables, and the dialect: those that fit most of them."""
+    votes: Counter[tuple[str, int]] = Counter()
+    names = [name for name in tensors if len(name) <= _LONGEST_NAME]
+    for index, dialect in enumerate(DIALECTS):
+        theirs = {dialect.theirs(name) for name in network.variables}
+        for name in names:
+            starts = [0, *(match.end() for match in re.finditer("[/.]", name))]
+            start = next((start for start in starts if name[start:] in theirs), None)
+            if start is not None:
+                votes[name[:start], index] += 1
+    if not votes:
+        return f"{network.name}/", DIALECTS[0]
+    ((scope, index), _), *_ = votes.most_common(1)
+    return scope, DIALECTS[index]
 
 
 def rename(
-    tensors: Tensors, network: Network, scope: str, source: str, held: Network | None = None
+    tensors: Tensors,
+    network: Network,
+    scope: str,
+    source: str,
+    held: Network | None = None,
+    dialect: Dialect = DIALECTS[0],
 ) -> tuple[dict[str, npt.NDArray[np.float32]], tuple[str, ...]]:
     """Return the weights under our names, and the names of variables that nobody asked for.
 
     Args:
-        tensors: of `read_checkpoint`. scope: the prefix of its variables.
+        tensors: of `read_checkpoint`. scope: the prefix of its variables. dialect: what they are called behind it.
         network: what they must fit, variable by variable.
         source: the file's name, for messages.
         held: what the checkpoint was concluded to hold, for the help line.
 
     Raises:
-        CheckpointError: variables that are missing, or of another shape or kind; all of them are listed.
+        CheckpointError: variables that are missing, or of another shape or kind, or units with parts that the network
+            does not have; all of them are listed.
     """
     weights: dict[str, npt.NDArray[np.float32]] = {}
     wrong: list[str] = []
-    used = {scope + name for name in network.variables}
+    keys = {name: scope + dialect.theirs(name) for name in network.variables}
+    used = set(keys.values())
     unused = sorted(name for name in _without_bystanders(tensors) if name not in used)
     for name, expected in network.variables.items():
-        key = scope + name
+        key = keys[name]
         if key not in tensors:
             near = nearest(key, [n for n in unused if len(n) <= _LONGEST_NAME]) if len(wrong) < 3 else ""
             wrong.append(f"{key}: expected {expected}, found none" + (f"; {near}" if near else ""))
             continue
-        array = tensors[key]
+        array = dialect.array(tensors[key])
         if tuple(array.shape) != expected:
             wrong.append(f"{key}: expected {expected}, found {tuple(array.shape)}")
         elif array.dtype.kind != "f":
@@ -234,7 +299,44 @@ def rename(
             found=wrong,
             help=_misfit_help(network, held),
         )
+    _refuse_more(network, scope, source, dialect, unused)
+    if network.family.weight_epsilon is not None:
+        for name in weights:
+            if name.endswith("/weights") and not name.startswith("logits/"):
+                weights[name] = standardise(weights[name], network.family.weight_epsilon)
     return weights, tuple(unused)
+
+
+def _refuse_more(network: Network, scope: str, source: str, dialect: Dialect, unused: Sequence[str]) -> None:
+    """Refuse units with parts that ours do not have: what they compute is something else."""
+    if not dialect.prefix:
+        return
+    places = [(block, unit) for block, units in enumerate(network.blocks.values(), 1) for unit in range(1, len(units) + 1)]
+    prefixes = tuple(scope + dialect.prefix_of(*place) for place in places)
+    if more := [name for name in unused if name.startswith(prefixes)]:
+        raise CheckpointError(
+            f"{source} holds more than a ResNet: its units have {len(more)} variables of other parts",
+            found=[name[:80] for name in more],
+            help="squeeze-and-excitation, attention and the like are not computed here",
+        )
+
+
+def standardise(kernel: npt.NDArray[Any], epsilon: float) -> npt.NDArray[np.float32]:
+    """Give each output channel's weights a mean of 0 and a variance of 1, in double precision.
+
+    >>> standardise(np.array([1.0, 3.0]).reshape(1, 1, 2, 1), epsilon=0.0).ravel()
+    array([-1.,  1.], dtype=float32)
+
+    Args:
+        kernel: (height, width, in, out).
+        epsilon: added to the variance.
+
+    Source: Qiao et al., Micro-Batch Training with Batch-Channel Normalization and Weight Standardization (2019).
+    """
+    double = kernel.astype(np.float64)
+    centered = double - double.mean(axis=(0, 1, 2))
+    variance = np.square(centered).mean(axis=(0, 1, 2))
+    return (centered / np.sqrt(variance + epsilon)).astype(np.float32)
 
 
 def _misfit_help(network: Network, held: Network | None) -> str:
