@@ -55,7 +55,8 @@ _HOMES = {
     "read_checkpoint": "checkpoints",
     **dict.fromkeys(("Model", "build", "load"), "model"),
     **dict.fromkeys(
-        ("NETWORKS", "Block", "Network", "basic", "bottleneck", "resnet_v1", "resnet_v2", "with_output_stride"), "network"
+        ("NETWORKS", "Block", "Network", "basic", "bottleneck", "resnet_v1", "resnet_v2", "with_output_stride"),
+        "network",
     ),
     **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "errors"),
 }

@@ -96,11 +96,13 @@ class Dialect:
 
 def _both(scopes: Mapping[str, str]) -> dict[str, str]:
     """A norm has the same name in theirs, whether it is of batches or of groups."""
-    return scopes | {k.replace("BatchNorm", "GroupNorm"): v for k, v in scopes.items() if k.endswith("/BatchNorm")}
+    return {**scopes} | {k.replace("BatchNorm", "GroupNorm"): v for k, v in scopes.items() if k.endswith("/BatchNorm")}
 
 
 _LEAVES = ("weights", "biases", "gamma", "beta", "moving_mean", "moving_variance")
-_TORCH_LEAVES = dict(zip(_LEAVES, (".weight", ".bias", ".weight", ".bias", ".running_mean", ".running_var"), strict=True))
+_TORCH_LEAVES = dict(
+    zip(_LEAVES, (".weight", ".bias", ".weight", ".bias", ".running_mean", ".running_var"), strict=True)
+)
 _KERAS_LEAVES = {leaf: f"/{leaf}" for leaf in _LEAVES} | {"weights": "/kernel", "biases": "/bias"}
 
 

@@ -173,8 +173,8 @@ class _Builder:
         shortcut = path if unit.pre == "both" else net
         if unit.shortcut == "avg_projection":
             shape = self.strided(shortcut, unit.stride, unit.depth_in)
-            windows = {"kernel": unit.stride, "stride": unit.stride}
-            shortcut = self.add("avg_pool", f"{unit.name}/shortcut/AvgPool", [shortcut], shape, **windows)
+            name, side = f"{unit.name}/shortcut/AvgPool", unit.stride
+            shortcut = self.add("avg_pool", name, [shortcut], shape, kernel=side, stride=side)
         if unit.projection:
             shortcut = self.conv(unit.projection, shortcut)
         elif unit.stride > 1:
@@ -213,7 +213,9 @@ class _Builder:
         """A norm of the network's kind with the variables of `scope`."""
         kind, epsilon = self.network.family.norm, self.network.epsilon
         if kind == "gn":
-            return self.add("group_norm", name, [net], scope=scope, parts=NORM_PARTS[kind], groups=GROUPS, epsilon=epsilon)
+            return self.add(
+                "group_norm", name, [net], scope=scope, parts=NORM_PARTS[kind], groups=GROUPS, epsilon=epsilon
+            )
         return self.add("norm", name, [net], scope=scope, parts=NORM_PARTS[kind], epsilon=epsilon)
 
     def pool(self, pool: Pool, net: str) -> str:

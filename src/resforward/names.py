@@ -101,7 +101,7 @@ def conclude(tensors: Tensors, source: str) -> Conclusion:
                 raise CheckpointError(
                     f"{source} has grouped convolutions, as ResNeXt has; they are not computed here",
                     found=[
-                        f"{scope}{dialect.theirs(f'{prefix}/conv2/weights')} reads {depth_in} channels of {depth_bottleneck}"
+                        f"{dialect.theirs(f'{prefix}/conv2/weights')} reads {depth_in} of {depth_bottleneck} channels"
                     ],
                 )
             units.append((depth, depth_bottleneck, stride if unit == strided else 1))
@@ -207,7 +207,7 @@ def _root_block(
 ) -> tuple[Stem | None, int]:
     """The root block, and the channels that it reads."""
     if has("conv1/conv1/weights"):
-        shapes = []
+        shapes: list[tuple[int, ...]] = []
         while has(f"conv1/conv{len(shapes) + 1}/weights"):
             shapes.append(shape(f"conv1/conv{len(shapes) + 1}/weights"))
         kernel, _, channels, _ = shapes[0] if len(shapes[0]) == 4 else (0, 0, 0, 0)
@@ -311,7 +311,9 @@ def _refuse_more(network: Network, scope: str, source: str, dialect: Dialect, un
     """Refuse units with parts that ours do not have: what they compute is something else."""
     if not dialect.prefix:
         return
-    places = [(block, unit) for block, units in enumerate(network.blocks.values(), 1) for unit in range(1, len(units) + 1)]
+    places = [
+        (block, unit) for block, units in enumerate(network.blocks.values(), 1) for unit in range(1, len(units) + 1)
+    ]
     prefixes = tuple(scope + dialect.prefix_of(*place) for place in places)
     if more := [name for name in unused if name.startswith(prefixes)]:
         raise CheckpointError(
@@ -336,7 +338,8 @@ def standardise(kernel: npt.NDArray[Any], epsilon: float) -> npt.NDArray[np.floa
     double = kernel.astype(np.float64)
     centered = double - double.mean(axis=(0, 1, 2))
     variance = np.square(centered).mean(axis=(0, 1, 2))
-    return (centered / np.sqrt(variance + epsilon)).astype(np.float32)
+    standard: npt.NDArray[np.float32] = (centered / np.sqrt(variance + epsilon)).astype(np.float32)
+    return standard
 
 
 def _misfit_help(network: Network, held: Network | None) -> str:

@@ -68,7 +68,8 @@ class Step:
         relu: whether `out` ends in ReLU. norm: scope of the batch norm that makes `preact`, or of a group norm.
         conv: the row of its convolution. shortcut: what is added to it, read with shortcut_stride.
         tile: of a Winograd convolution.
-        pads: of a max-pool, (y, x). stride: of an average pool, and the side of its windows. output: index of the array that a store fills. softmax: over its channels first.
+        pads: of a max-pool, (y, x). stride: of an average pool, and the side of its windows.
+        output: index of the array that a store fills. softmax: over its channels first.
         then: 1x1 convolutions of what it writes, computed with it for a block of pixels at a time.
     """
 

@@ -28,22 +28,28 @@ PROMISED, PROMISED_BIT = 1e-5, 2e-5  # BiT: group norm and standardised weights 
 Tensors = dict[str, np.ndarray]
 
 
-def torchvision_net(name: str) -> Any:
+def torchvision() -> Any:
+    """The library, beside a torch for CPUs."""
     import torch
 
-    # PyPI's torchvision is built for CUDA: beside a torch for CPUs it misses its operators, which no ResNet uses.
-    # What is defined goes with the library that defines it, so it has to stay.
+    # PyPI's torchvision is built for CUDA. Without it, its operators are not there, which no ResNet uses; but it wants
+    # them declared. What is declared goes with the library that declares it, so that has to stay.
     library = torch.library.Library("torchvision", "FRAGMENT")
-    if not hasattr(torch.ops.torchvision, "nms"):
-        for operator in ("nms", "qnms"):
+    for operator in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, operator):
             library.define(f"{operator}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
     import torchvision
 
-    torchvision.library = library
-    return torchvision.models.get_model(name, weights=None)
+    torchvision.kept = library
+    return torchvision
+
+
+def torchvision_net(name: str) -> Any:
+    return torchvision().models.get_model(name, weights=None)
 
 
 def timm_net(name: str) -> Any:
+    torchvision()  # timm imports it
     import timm
 
     return timm.create_model(name, pretrained=False)
@@ -62,7 +68,10 @@ def with_torch(make: Callable[[str], Any]) -> Callable[[str, Path, np.ndarray], 
         state = net.state_dict()
         for key, tensor in state.items():
             if key.endswith("running_var") or (tensor.ndim == 1 and key.endswith(".weight")):
-                tensor.copy_(torch.from_numpy(rng.uniform(0.5, 1.5, tensor.shape)))
+                # Damped at the end of each residual path, as training leaves them: else activations grow, and rounding
+                # of what is large is compared with what is small.
+                last = key.endswith(("norm3.weight", "bn3.weight"))
+                tensor.copy_(torch.from_numpy(rng.uniform(0.5, 1.5, tensor.shape) * (0.3 if last else 1)))
             elif key.endswith(("running_mean", ".bias")):
                 tensor.copy_(torch.from_numpy(rng.normal(0, 0.1, tensor.shape)))
         net.load_state_dict(state)
@@ -88,7 +97,7 @@ def with_torch(make: Callable[[str], Any]) -> Callable[[str, Path, np.ndarray], 
 
 TORCHVISION, TIMM = with_torch(torchvision_net), with_torch(timm_net)
 NETWORKS: Mapping[str, tuple[Callable[[str, Path, np.ndarray], tuple[Path, Tensors]], float]] = {
-    **{n: (TORCHVISION, PROMISED) for n in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")},
+    **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), (TORCHVISION, PROMISED)),
     "wide_resnet50_2": (TORCHVISION, PROMISED),
     **{f"timm/{n}": (TIMM, PROMISED) for n in ("resnet18", "resnet50", "resnet50c", "resnet50t", "resnet50d")},
     **{f"timm/{n}": (TIMM, PROMISED) for n in ("resnet101d", "resnetv2_18", "resnetv2_50", "resnetv2_50d")},
