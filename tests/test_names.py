@@ -10,9 +10,10 @@ import pytest
 from golden.networks import GOLDENS, SMALL, checkpoint
 
 from resforward import NETWORKS, Block, Network, bottleneck, load, read_checkpoint, resnet_v1, resnet_v2
+from resforward.conclude import conclude
 from resforward.errors import CheckpointError
 from resforward.families import Stem
-from resforward.names import conclude, find_scope, rename
+from resforward.names import find_scope, rename
 from resforward.network import resnet_block
 
 Tensors = dict[str, np.ndarray]

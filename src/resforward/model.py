@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core, machine, names
+from .conclude import conclude
 from .errors import CheckpointError, EndPointError, InputError, NetworkError, nearest
 from .fold import check_values, fold_conv, fold_norm, group_affine
 from .network import NETWORKS, EndPoint, Network, with_output_stride
@@ -526,7 +527,7 @@ def load(
     source = Path(path).name
     evidence: tuple[str, ...] = (f"format {checkpoint.format}: what its bytes say",)
     if wanted is None:
-        conclusion = names.conclude(checkpoint, source)
+        conclusion = conclude(checkpoint, source)
         wanted, scope, held = conclusion.network, conclusion.scope, conclusion.network
         dialect = conclusion.dialect
         evidence += conclusion.evidence
@@ -591,7 +592,7 @@ def _preprocess(row: Preprocess | str | None) -> Preprocess | None:
 def _held(checkpoint: Mapping[str, npt.NDArray[Any]], source: str) -> Network | None:
     """What a checkpoint seems to hold, to explain a misfit; None where nothing can be concluded."""
     try:
-        return names.conclude(checkpoint, source).network
+        return conclude(checkpoint, source).network
     except CheckpointError:
         return None
 
