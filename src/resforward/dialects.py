@@ -166,7 +166,7 @@ TORCH = Dialect(
 TIMM_V1D = replace(
     TORCH,
     name="timm",
-    families=((TORCH_V1D, ("layer1.0.downsample.2.weight",)),),
+    families=((TORCH_V1D, ("layer2.0.downsample.2.weight",)),),
     inside={
         **TORCH.inside,
         "shortcut": "downsample.1",
