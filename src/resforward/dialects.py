@@ -30,7 +30,7 @@ from .families import (
 
 Array = npt.NDArray[Any]
 
-_OURS = re.compile(r"(?:block(?P<block>[0-9]+)/unit_(?P<unit>[0-9]+)/[^/]+/)?(?P<scope>.*)/(?P<leaf>[^/]+)")
+_INSIDE = re.compile(r"block(?P<block>[0-9]{1,9})/unit_(?P<unit>[0-9]{1,9})/[^/]+/(?P<part>.+)")
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,21 @@ class Dialect:
 
     def theirs(self, name: str) -> str:
         """Its name for one of our variables, without the scope; ours where it has no word for it."""
-        parts = _OURS.fullmatch(name)
-        if not self.inside or parts is None:
-            return name
-        scopes = self.inside if parts["block"] else self.outside
-        if parts["scope"] not in scopes or parts["leaf"] not in self.leaves:
-            return name
-        unit = self.prefix_of(int(parts["block"]), int(parts["unit"])) if parts["block"] else ""
-        return unit + scopes[parts["scope"]] + self.leaves[parts["leaf"]]
+        scope, _, leaf = name.rpartition("/")
+        words = self.scope(scope), self.leaves.get(leaf)
+        return f"{words[0]}{words[1]}" if words[0] and words[1] else name
+
+    def scope(self, name: str) -> str | None:
+        """The same for what comes before the last part: a layer's name. None where it has no word for it.
+
+        >>> TORCH.scope("block2/unit_1/bottleneck_v1/conv1"), TORCH.scope("postnorm")
+        ('layer2.0.conv1', None)
+        """
+        inside = _INSIDE.fullmatch(name)
+        if inside is None:
+            return self.outside.get(name)
+        word = self.inside.get(inside["part"])
+        return self.prefix_of(int(inside["block"]), int(inside["unit"])) + word if word else None
 
     def prefix_of(self, block: int, unit: int) -> str:
         """Of the names inside a unit, both counted from 1."""

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
+from .aliases import Aliases, aliases
 from .errors import EndPointError, NetworkError, nearest
 from .families import SLIM_V1, SLIM_V2, Family, Norm, Post, Pre, Shortcut, Stem
 
@@ -399,10 +400,12 @@ class Network:
         return {point.name: point for point in self._trace(height, width)}
 
     def canonical(self, asked: Iterable[str]) -> dict[str, str]:
-        """The canonical name of each end point that is asked for by that or by its full slim key.
+        """The canonical name of each end point, asked for by that, its full slim key or another library's name.
 
         >>> NETWORKS["resnet_v2_50"].canonical(["resnet_v2_50/block1", "logits"])
         {'resnet_v2_50/block1': 'block1', 'logits': 'logits'}
+        >>> NETWORKS["resnet_v2_50"].canonical("layer1.0.act1")
+        {'layer1.0.act1': 'block1/unit_1/bottleneck_v2/conv1'}
 
         Args:
             asked: names; one may be a string.
@@ -416,6 +419,11 @@ class Network:
             short = str(name).removeprefix(f"{self.name}/")
             if name in known or short in known:
                 canonical[name] = name if name in known else short
+            elif name in self._aliases.known:
+                canonical[name] = self._aliases.known[name]
+            elif name in self._aliases.folded:
+                after = self._aliases.folded[name]
+                wrong.append(f"`{name}` is computed together with what follows it; that is `{after}`")
             else:
                 # `block3/unit6` is nearer to `block3/unit_6` than to its full name.
                 units = {unit.name.rpartition("/")[0]: unit.name for unit in self.units}
@@ -432,8 +440,28 @@ class Network:
         return canonical
 
     @functools.cached_property
+    def _aliases(self) -> Aliases:
+        return aliases(self)
+
+    @functools.cached_property
     def _end_point_names(self) -> tuple[str, ...]:
         return tuple(self.end_points(1, 1))  # the same at every size
+
+    @functools.cached_property
+    def stages(self) -> dict[int, str]:
+        """The last unit's end point at each stride, pixels of the image for one of its own: a feature pyramid.
+
+        >>> NETWORKS["resnet_v2_50"].stages[8]
+        'block2/unit_3/bottleneck_v2'
+
+        Networks whose Blocks begin with their strides, as torch's, have whole Blocks here.
+        """
+        stride = self.stem.stride * (self.stem.pool.stride if self.stem.pool else 1) if self.stem else 1
+        stages = {}
+        for unit in self.units:
+            stride *= unit.stride
+            stages[stride] = unit.name
+        return stages
 
     def macs(self, height: int, width: int) -> int:
         """Multiply-adds of one image's forward pass."""

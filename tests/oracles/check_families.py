@@ -3,8 +3,8 @@
     python tests/oracles/check_families.py [NETWORK ...] [--size 224 161] [--images 1]
 
 Needs torch, torchvision and timm, or Keras 3 with torch under it, for the networks of each; see
-requirements-families.txt. Each network's weights are saved as its library saves them, loaded here, and logits and the
-features of every stage compared. Prints a table of the largest difference over the largest value, and exits with 1
+requirements-families.txt. Each network's weights are saved as its library saves them, loaded here, and compared are
+the logits and every tensor that has the name of one of the library's modules. Prints a table of the largest difference over the largest value, and exits with 1
 where one is above what is promised.
 """
 
@@ -23,6 +23,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import numpy as np
 
 import resforward
+from resforward.aliases import aliases
 
 PROMISED, PROMISED_BIT = 1e-5, 2e-5  # BiT: group norm and standardised weights round once more
 Tensors = dict[str, np.ndarray]
@@ -81,13 +82,15 @@ def with_torch(make: Callable[[str], Any]) -> Callable[[str, Path, np.ndarray], 
 
         def keep(stage: str) -> Callable[..., None]:
             def hook(module: Any, inputs: Any, output: Any) -> None:
-                found[stage] = output.numpy().transpose(0, 2, 3, 1)
+                found[stage] = output.numpy().copy()  # the next layer may write into it
 
             return hook
 
-        stages = net.stages if hasattr(net, "stages") else [getattr(net, f"layer{i}") for i in range(1, 5)]
-        for index, stage in enumerate(stages, start=1):
-            stage.register_forward_hook(keep(f"block{index}"))
+        named = aliases(resforward.load(path).network).known
+        for name, module in net.named_modules():
+            if name in named:
+                module.register_forward_hook(keep(name))
+        assert {"layer4", "stages.3"} & {name for name, _ in net.named_modules()} <= set(named)
         with torch.inference_mode():
             found["logits"] = net(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
         return path, found
@@ -115,6 +118,8 @@ def check(name: str, size: int, images: int) -> tuple[float, str]:
         found = resforward.load(path).forward(batch, list(expected))
     differences = []
     for key, tensor in expected.items():
+        if tensor.ndim == 4:
+            tensor = tensor.transpose(0, 2, 3, 1)
         ours = found[key].reshape(tensor.shape)
         differences.append((float(np.abs(ours - tensor).max() / np.abs(tensor).max()), key))
     return max(differences)
