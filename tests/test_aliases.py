@@ -1,4 +1,4 @@
-"""End points by other libraries' names. That they stand for the same tensors, tests/oracles/check_families.py checks."""
+"""End points by other libraries' names; tests/oracles/check_families.py checks that they are the same tensors."""
 
 from __future__ import annotations
 

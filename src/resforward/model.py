@@ -278,6 +278,68 @@ class Model:
         mean: Array = tensor[:, 0, 0, :] if tensor.shape[1:3] == (1, 1) else tensor.mean(axis=(1, 2), dtype=np.float32)
         return mean
 
+    def features(self, images: Any) -> dict[int, Array]:
+        """Return a feature pyramid: the last unit's tensor at each stride, (N, H / stride, W / stride, depth).
+
+        >>> found = build("fashion").features(np.zeros((1, 28, 28, 1), np.float32))
+        >>> {stride: tensor.shape[1:] for stride, tensor in found.items()}
+        {1: (28, 28, 64), 2: (14, 14, 128), 4: (7, 7, 192)}
+
+        Args:
+            images: as for `__call__`.
+
+        Raises:
+            InputError: as for `__call__`.
+        """
+        stages = self.network.stages
+        tensors = self.forward(images, stages.values())
+        return {stride: tensors[name] for stride, name in stages.items()}
+
+    def cam(self, images: Any, label: int | str | None = None) -> Array:
+        """Return class activation maps, (N, H, W): how much each place of the last map speaks for a class.
+
+        >>> build("fashion").cam(np.zeros((1, 28, 28, 1), np.float32), label=3).shape
+        (1, 7, 7)
+
+        The mean of a map and the classifier's bias for its class are the logit.
+
+        Args:
+            images: a picture or a list of them, as for `predict`, or preprocessed images, as for `__call__`.
+            label: a class's index or its label; None: of each image the most probable one.
+
+        Raises:
+            NetworkError: a network that does not end in global pool and classifier, or a class that it does not have.
+            ImageError, InputError: as `predict` and `forward`.
+
+        Source: Zhou et al., Learning Deep Features for Discriminative Localization (2016), equation 2.
+        """
+        network = self.network
+        if not network.logits or not network.global_pool:
+            raise NetworkError(f"{network.name} does not end in global pool and classifier", help="use `forward`")
+        if _is_picture(images):
+            images = [images]
+        if isinstance(images, list | tuple):
+            images = self._preprocessed(images)
+        last = "postnorm" if network.family.final_norm else network.units[-1].name
+        tensors = self.forward(images, [last, "logits"])
+        if label is None:
+            classes = tensors["logits"][:, 0, 0].argmax(axis=-1)
+        else:
+            classes = np.full(len(tensors[last]), self._class_of(label))
+        maps: Array = np.einsum("nhwc,cn->nhw", tensors[last], self.weights["logits/weights"][0, 0][:, classes])
+        return maps
+
+    def _class_of(self, label: int | str) -> int:
+        """The index of a class that is given as that or by its label."""
+        if isinstance(label, str):
+            if label in (self.labels or ()):
+                return (self.labels or ()).index(label)
+            near = nearest(label, self.labels or ())
+            raise NetworkError(f"{self.network.name} has no class called {label!r}", found=[near] if near else [])
+        if not 0 <= label < self.network.num_classes:
+            raise NetworkError(f"there is no class {label}: {self.network.name} has {self.network.num_classes}")
+        return int(label)
+
     def _preprocessed(self, pictures: Sequence[Any]) -> Array:
         if self.preprocess is None:
             raise NetworkError(

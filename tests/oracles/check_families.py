@@ -2,23 +2,19 @@
 
     python tests/oracles/check_families.py [NETWORK ...] [--size 224 161] [--images 1]
 
-Needs torch, torchvision and timm, or Keras 3 with torch under it, for the networks of each; see
-requirements-families.txt. Each network's weights are saved as its library saves them, loaded here, and compared are
-the logits and every tensor that has the name of one of the library's modules. Prints a table of the largest difference over the largest value, and exits with 1
-where one is above what is promised.
+Needs torch, torchvision and timm. Each network's weights are saved as its library saves them, loaded here, and compared
+are the logits and every tensor that has the name of one of the library's modules. Prints a table of the largest
+difference over the largest value, and exits with 1 where one is above what is promised.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import numpy as np
 
