@@ -220,7 +220,7 @@ NAMES: dict[str, Any] = {
     **_REBUILD,
     **{f"torch.{name}Storage": kind for name, kind in _STORAGES.items()},
     **{f"torch.{kind.name}": kind for kind in (*_STORAGES.values(), *_NEWER)},
-    **{name: _unread(f"a {name}") for name in _HARMLESS},
+    **{name: _unread(name) for name in _HARMLESS},
 }
 """All that a PyTorch pickle may name."""
 
