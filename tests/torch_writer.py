@@ -64,10 +64,8 @@ def dict_of(items: Mapping[str, bytes] | Iterable[tuple[bytes, bytes]], empty: b
 
 
 def storage(key: str, kind: str, count: int, *view: bytes) -> bytes:
-    persistent = tuple_of(
-        text("storage"), name("torch", f"{kind}Storage"), text(key), text("cpu"), number(count), *view
-    )
-    return persistent + b"Q"
+    kind_of = name("torch", f"{kind}Storage")
+    return tuple_of(text("storage"), kind_of, text(key), text("cpu"), number(count), *view) + b"Q"
 
 
 def tensor(storage: bytes, shape: Iterable[int], strides: Iterable[int], offset: int = 0) -> bytes:
