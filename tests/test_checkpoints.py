@@ -915,6 +915,7 @@ def test_mutations():
 
     outcomes, _ = fuzz(400, seed=0)
     assert sum(outcomes.values()) == 400
-    for mutation in ("mutate_file", "mutate_block", "mutate_fields"):
+    for mutation in ("mutate_file", "mutate_block", "mutate_fields", "mutate_members", "mutate_opcodes"):
         assert outcomes[f"{mutation}: refused"]
+    assert outcomes["mutate_opcodes: read"]
     assert outcomes["mutate_file: read, unchanged"]

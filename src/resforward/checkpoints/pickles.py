@@ -10,6 +10,7 @@ and no value of the file is hashed, compared, or walked through: a dict is a lis
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -240,7 +241,7 @@ def describe(value: Any) -> str:
     """
     if isinstance(value, Unread):
         return value.what
-    kind = {Pairs: "dict", Maker: "function", type(None): "None"}.get(type(value), type(value).__name__)
+    kind = {Pairs: "dict", Maker: "function", type(None): "None"}.get(type(value), type(value).__name__.lower())
     return kind if value is None else f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
@@ -258,6 +259,13 @@ def _unknown(opcode: int, machine: _Machine) -> CheckpointError:
         found=[f"at byte {machine.at - 1} of {len(machine.data)}; nothing was executed"],
         help="if you trust it, load it in PyTorch and save only the weights: torch.save(model.state_dict(), path)",
     )
+
+
+def _decimal(machine: _Machine) -> None:
+    line = machine.line()
+    if not _DECIMAL.fullmatch(line):
+        raise machine.wrong("a pickle with a number that is none", f"{line[:80]!r}")
+    machine.push(int(line))
 
 
 def _float(machine: _Machine) -> None:
@@ -290,6 +298,7 @@ def _frozen_set(machine: _Machine) -> None:
 
 _RENAMED = {"__builtin__": "builtins"}  # as protocol 2, which Python 2 could read, spells it
 _STOP = ord(".")
+_DECIMAL = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 _CONSTANTS: dict[int, Any] = {ord("N"): None, 0x88: True, 0x89: False, ord(")"): ()}
 _ACTIONS: dict[int, Callable[[_Machine], object]] = {
     0x80: lambda m: m.take(1),  # PROTO: the opcodes say themselves which protocol they are of
@@ -297,6 +306,7 @@ _ACTIONS: dict[int, Callable[[_Machine], object]] = {
     ord("K"): lambda m: m.push(m.number(1)),
     ord("M"): lambda m: m.push(m.number(2)),
     ord("J"): lambda m: m.push(m.number(4, signed=True)),
+    ord("I"): _decimal,  # Python 2 has numbers of more than 31 bits so, such as the keys of storages
     0x8A: lambda m: m.push(m.number(m.number(1), signed=True)),  # LONG1; LONG4 holds numbers that nobody needs
     ord("G"): _float,
     ord("U"): lambda m: m.push(m.text(m.number(1))),  # Python 2's str: names are ASCII

@@ -25,7 +25,7 @@ from resforward.checkpoints.torch_weights import weights
 
 NAME = "PyTorch tar archive"
 # `storages` is what a folder of the four is known by: a small number, then a tuple with the class of a storage.
-_BEGINNING = re.compile(rb"\x80\x02(?:K.|M..|J....)\.\x80\x02[^.]{1,200}ctorch\n\w{1,20}Storage\n", re.DOTALL)
+_BEGINNING = re.compile(rb"\x80\x02(?:K.|M..|J....)\.\x80\x02.{1,200}?ctorch\n\w{1,20}Storage\n", re.DOTALL)
 _NAMES = NAMES | TENSOR_CLASSES
 
 

@@ -97,7 +97,7 @@ def _state_dict(value: Any, named: dict[str, Any], file: File) -> tuple[dict[str
             return items, {other: _beside(other, beside) for other, beside in named.items() if other != key}
     if _is_state_dict(named):
         return named, {}
-    what = f"a dict of {len(value.items)}" if isinstance(value, Pairs) else describe(value).lower()
+    what = f"a dict of {len(value.items)}" if isinstance(value, Pairs) else describe(value)
     raise CheckpointError(
         f"`{file.name}` holds no state dict, but {what}",
         found=[f"`{key[:80]}` is {_beside(key, inner)}" for key, inner in named.items()],
@@ -113,7 +113,7 @@ def _is_state_dict(items: dict[str, Any]) -> bool:
 def _beside(key: str, value: Any) -> str:
     if key in _AVERAGE_KEYS:
         return "a running average of the model"
-    return f"{describe(value).lower()} beside the model" if isinstance(value, Tensor) else describe(value)
+    return "a tensor beside the model" if isinstance(value, Tensor) else describe(value)
 
 
 def _array(tensor: Tensor, dtype: np.dtype[Any], data: memoryview, file: File, where: str) -> Array:
