@@ -13,7 +13,7 @@ from resforward.checkpoints.files import File
 Array = npt.NDArray[Any]
 
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])  # NumPy has no bfloat16, so a reader marks it by this field name
-_MAX_RANK = 8
+MAX_RANK = 8
 _MAX_BYTES = 1 << 47  # what a 64-bit process can address
 
 
@@ -31,8 +31,8 @@ def byte_size(shape: tuple[int, ...], dtype: np.dtype[Any], file: File, where: s
     >>> byte_size((3, 3, 64, 64), np.dtype("<f4"), File("x.ckpt", memoryview(b""), Budget()), "`conv1/weights`")
     147456
     """
-    if len(shape) > _MAX_RANK:
-        raise file.damaged(f"{where} has {len(shape)} dimensions", f"at most {_MAX_RANK} are read")
+    if len(shape) > MAX_RANK:
+        raise file.damaged(f"{where} has {len(shape)} dimensions", f"at most {MAX_RANK} are read")
     if any(size < 0 for size in shape):
         raise file.damaged(f"{where} has a negative dimension: {shape}")
     # Zeros do not excuse the others: NumPy refuses (2**62, 0) too.
