@@ -52,28 +52,34 @@ def timm_net(name: str) -> Any:
     return timm.create_model(name, pretrained=False)
 
 
+def randomise(net: Any) -> None:
+    """Give norms statistics that are not trivial."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    state = net.state_dict()
+    for key, tensor in state.items():
+        if key.endswith("running_var") or (tensor.ndim == 1 and key.endswith(".weight")):
+            # Damped at the end of each residual path, as training leaves them: else activations grow, and rounding of
+            # what is large is compared with what is small.
+            last = key.endswith(("norm3.weight", "bn3.weight"))
+            tensor.copy_(torch.from_numpy(rng.uniform(0.5, 1.5, tensor.shape) * (0.3 if last else 1)))
+        elif key.endswith(("running_mean", ".bias")):
+            tensor.copy_(torch.from_numpy(rng.normal(0, 0.1, tensor.shape)))
+    net.load_state_dict(state)
+
+
 def with_torch(make: Callable[[str], Any]) -> Callable[[str, Path, np.ndarray], tuple[Path, Tensors]]:
     """Run one of torch's networks, features of each stage on the way."""
 
     def run(name: str, folder: Path, images: np.ndarray) -> tuple[Path, Tensors]:
         import torch
-        from safetensors.torch import save_file
 
         torch.manual_seed(0)
         net = make(name).eval()
-        rng = np.random.default_rng(0)
-        state = net.state_dict()
-        for key, tensor in state.items():
-            if key.endswith("running_var") or (tensor.ndim == 1 and key.endswith(".weight")):
-                # Damped at the end of each residual path, as training leaves them: else activations grow, and rounding
-                # of what is large is compared with what is small.
-                last = key.endswith(("norm3.weight", "bn3.weight"))
-                tensor.copy_(torch.from_numpy(rng.uniform(0.5, 1.5, tensor.shape) * (0.3 if last else 1)))
-            elif key.endswith(("running_mean", ".bias")):
-                tensor.copy_(torch.from_numpy(rng.normal(0, 0.1, tensor.shape)))
-        net.load_state_dict(state)
-        path = folder / f"{name}.safetensors"
-        save_file({key: tensor.contiguous() for key, tensor in state.items()}, path)
+        randomise(net)
+        path = folder / f"{name}.pth"
+        torch.save(net.state_dict(), path)
         found: Tensors = {}
 
         def keep(stage: str) -> Callable[..., None]:
