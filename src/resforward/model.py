@@ -20,9 +20,11 @@ import numpy.typing as npt
 
 from . import _core, machine, names
 from .conclude import conclude
+from .dialects import DIALECTS
 from .errors import CheckpointError, EndPointError, InputError, NetworkError, nearest
 from .fold import check_values, fold_conv, fold_norm, group_affine
 from .network import NETWORKS, EndPoint, Network, with_output_stride
+from .own_file import understand
 from .plan import Form, Layout, Packed, Step, lay_out, make_plan
 
 TYPE_CHECKING = False
@@ -588,7 +590,12 @@ def load(
     checkpoint = read_checkpoint(path)
     source = Path(path).name
     evidence: tuple[str, ...] = (f"format {checkpoint.format}: what its bytes say",)
-    if wanted is None:
+    told = understand(checkpoint.metadata, source)
+    if wanted is None and told:
+        wanted = held = told.network
+        scope, dialect = "", DIALECTS[0]  # slim's names, which are ours
+        evidence += ("network, preprocessing and labels: what the file says",)
+    elif wanted is None:
         conclusion = conclude(checkpoint, source)
         wanted, scope, held = conclusion.network, conclusion.scope, conclusion.network
         dialect = conclusion.dialect
@@ -603,7 +610,9 @@ def load(
         wanted = dataclasses.replace(wanted, global_pool=global_pool)
     wanted = with_output_stride(wanted, output_stride)
     weights, unused = names.rename(checkpoint, wanted, scope, source, held, dialect)
-    own = belongings(wanted)
+    own: dict[str, Any] = {"preprocess": told.preprocess, "labels": told.labels} if told else belongings(wanted)
+    if not wanted.num_classes:
+        own["labels"] = None
     return Model(
         wanted,
         weights,

@@ -63,11 +63,13 @@ class Checkpoint(Mapping[str, Array]):
         format: the format's name, for messages.
         skipped: names that hold no numbers or lie beside the model, such as `_CHECKPOINTABLE_OBJECT_GRAPH` or
             `optimizer`, and what they hold.
+        metadata: what the file says of itself, where its format has a place for that: texts by key.
     """
 
     path: Path
     format: str
     skipped: Mapping[str, str]
+    metadata: Mapping[str, str]
     _stored: Mapping[str, Array]
 
     def __getitem__(self, name: str) -> Array:
@@ -123,7 +125,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     for module in _FORMATS:
         if module.recognises(file):
             contents = module.read(folder, name)
-            return Checkpoint(path, module.NAME, contents.skipped, contents.tensors)
+            return Checkpoint(path, module.NAME, contents.skipped, contents.metadata, contents.tensors)
     raise _unknown(file)
 
 

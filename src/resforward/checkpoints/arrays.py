@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +20,11 @@ _MAX_BYTES = 1 << 47  # what a 64-bit process can address
 
 
 class Contents(NamedTuple):
-    """The tensors of one checkpoint under the file's own names, and the names it holds that are no numbers."""
+    """The tensors of one checkpoint under the file's own names, names of what else it holds, and its metadata."""
 
     tensors: dict[str, Array]
     skipped: dict[str, str]
+    metadata: Mapping[str, str] = MappingProxyType({})
 
 
 def byte_size(shape: tuple[int, ...], dtype: np.dtype[Any], file: File, where: str) -> int:

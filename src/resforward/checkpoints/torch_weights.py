@@ -31,8 +31,9 @@ def weights(value: Any, bytes_of: Callable[[Storage], memoryview], file: File, s
     >>> file = File("x.pth", memoryview(bytes([0, 0, 128, 63])), Budget())
     >>> kind = NAMES["torch.FloatStorage"]
     >>> model = Pairs([("bias", Tensor(Storage("0", kind, 1, 0, 1), kind, 0, (1,), (1,)))])
-    >>> weights(Pairs([("model", model), ("epoch", 3)]), lambda storage: file.data, file)
-    Contents(tensors={'bias': array([1.], dtype=float32)}, skipped={'epoch': 'an int'})
+    >>> contents = weights(Pairs([("model", model), ("epoch", 3)]), lambda storage: file.data, file)
+    >>> contents.tensors, contents.skipped
+    ({'bias': array([1.], dtype=float32)}, {'epoch': 'an int'})
 
     Args:
         bytes_of: the bytes that are stored under a storage's key: of all of it, not only of the part it is a view of.
