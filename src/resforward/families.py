@@ -190,7 +190,7 @@ KERAS_V1 = Family(
     epsilon=1.001e-5,
     classes=1000,
     background=None,
-    preprocess="vgg_224",
+    preprocess="keras_caffe_224",
 )
 
 # The file of 2015, with names such as res2a_branch2a, was written by layers of the default epsilon.
@@ -227,7 +227,7 @@ TORCH_V1 = Family(
     epsilon=1e-5,
     classes=1000,
     background=None,
-    preprocess="vgg_224",
+    preprocess="torchvision_224",
 )
 
 TIMM_V2 = Family(
@@ -249,11 +249,13 @@ TIMM_V2 = Family(
     epsilon=1e-5,
     classes=1000,
     background=None,
-    preprocess="vgg_224",
+    preprocess="timm_v2_224",
 )
 
 # "d" and "t": three 3x3 convolutions as root block, and shortcuts that take the mean before they project.
-TORCH_V1D = replace(TORCH_V1, name="timm v1d", networks="resnet{layers}d", projection="avg_projection")
+TORCH_V1D = replace(
+    TORCH_V1, name="timm v1d", networks="resnet{layers}d", projection="avg_projection", preprocess="timm_224"
+)
 TIMM_V2D = replace(TIMM_V2, name="timm v2d", networks="resnetv2_{layers}d", projection="avg_projection")
 TIMM_V2D_GN = replace(TIMM_V2D, name="timm v2d with group norm", networks="resnetv2_{layers}d_gn", norm="gn")
 
@@ -261,6 +263,7 @@ BIT = replace(
     TIMM_V2,
     name="BiT",
     networks="resnetv2_{layers}x{width}_bit",
+    preprocess="bit_448",
     stem=replace(TIMM_V2.stem, pool=Pool(3, 2, "symmetric", "zero")),
     norm="gn",
     weight_epsilon=1e-8,

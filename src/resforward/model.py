@@ -8,6 +8,7 @@ model.predict("cat.jpg")                   # preprocessing and labels travel wit
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import threading
 from collections import OrderedDict
@@ -611,6 +612,9 @@ def load(
     wanted = with_output_stride(wanted, output_stride)
     weights, unused = names.rename(checkpoint, wanted, scope, source, held, dialect)
     own: dict[str, Any] = {"preprocess": told.preprocess, "labels": told.labels} if told else belongings(wanted)
+    if not told and (row := _beside(Path(path))):
+        own["preprocess"] = row
+        evidence += (f"preprocessing: {_BESIDE} beside it",)
     if not wanted.num_classes:
         own["labels"] = None
     return Model(
@@ -637,6 +641,31 @@ def checkpoint_path(name: str | os.PathLike[str]) -> Path:
     'fashion.safetensors'
     """
     return Path(__file__).parent / "builtin" / f"{name}.safetensors" if str(name) in BUILT_IN else Path(name)
+
+
+_BESIDE = "config.json"
+_MOST_CONFIG = 1 << 20  # bytes
+
+
+def _beside(path: Path) -> Preprocess | None:
+    """The preprocessing that timm's config.json says, where it lies beside the weights."""
+    from .preprocess import from_timm
+
+    config = (path if path.is_dir() else path.parent) / _BESIDE
+    if not config.is_file() or config.stat().st_size > _MOST_CONFIG:
+        return None
+    try:
+        told = json.loads(config.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None  # somebody else's: most programs have a file of that name
+    if not isinstance(told, dict) or "pretrained_cfg" not in told:
+        return None
+    try:
+        return from_timm(told)
+    except NetworkError as error:
+        raise CheckpointError(
+            f"{config}: {error.message}", found=error.found, help="pass preprocess=, or move the file away"
+        ) from error
 
 
 def _network_name(name: str) -> str:
