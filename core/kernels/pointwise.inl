@@ -91,8 +91,7 @@ static void group_norm(const GroupNormArgs& a, double* scratch) {
     double center = 0, squares = 0;
     for (int c = first; c < end; ++c) center += mean[c];
     center /= end - first;
-    for (int c = first; c < end; ++c)
-      squares += around[c] + double(a.pixels) * (mean[c] - center) * (mean[c] - center);
+    for (int c = first; c < end; ++c) squares += around[c] + double(a.pixels) * (mean[c] - center) * (mean[c] - center);
     const double scale = 1 / __builtin_sqrt(squares / (double(a.pixels) * (end - first)) + a.epsilon);
     for (int c = first; c < end; ++c) {
       around[c] = scale * a.gamma[c];
