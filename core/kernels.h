@@ -90,6 +90,20 @@ struct PoolArgs {
   Epilogue epilogue;
 };
 
+// Group norm and ReLU of one image, for as many planes as hold whole groups:
+//   out = max(0, (in - mean) / sqrt(variance + epsilon) * gamma + beta), mean and variance those of the group.
+struct GroupNormArgs {
+  const float* in = nullptr;
+  int64_t in_plane = 0;
+  int planes = 1;
+  int64_t pixels = 0;
+  int depth = 0;  // channels of a group
+  double epsilon = 0;
+  const float *gamma = nullptr, *beta = nullptr;  // of these planes
+  float* out = nullptr;
+  int64_t out_plane = 0;
+};
+
 // (N, H, W, C) from the caller, into planes or into interleaved rows with a margin of zeros.
 struct LoadArgs {
   const float* images = nullptr;
@@ -113,6 +127,9 @@ struct Kernels {
   void (*winograd_multiply)(const WinogradArgs&, int point_begin, int point_end, int tile_begin, int tile_end);
   void (*winograd_out)(const WinogradArgs&, int64_t begin, int64_t end, int plane_begin, int plane_end);
   void (*max_pool)(const PoolArgs&, int plane, int64_t row_begin, int64_t row_end);  // output rows (n, y)
+  // The same; the mean of those pixels of each window that lie in the map.
+  void (*avg_pool)(const PoolArgs&, int plane, int64_t row_begin, int64_t row_end);
+  void (*group_norm)(const GroupNormArgs&, double* scratch);  // scratch: 2 * 16 for each plane
   // Mean over pixels of one plane, all images: in (n * pixels, 16) -> out (n, 16).
   void (*mean)(const float* in, int n, int64_t pixels, float* out);
   // Image rows (n, y) in [begin, end); false when one of their values is NaN or infinite.

@@ -183,6 +183,14 @@ NB_MODULE(_core, m) {
            "outputs"_a)
       .def("max_pool", &Plan::max_pool, "input"_a, "kernel"_a, "stride"_a, "pad_y"_a, "pad_x"_a, "zero_fill"_a,
            "outputs"_a)
+      .def("avg_pool", &Plan::avg_pool, "input"_a, "kernel"_a, "stride"_a, "outputs"_a)
+      .def(
+          "group_norm",
+          [](Plan& p, const Tensor& in, int groups, Vector gamma, Vector beta, double epsilon, const Tensor& out) {
+            const auto values = [](const Vector& v) { return std::vector<double>(v.data(), v.data() + v.shape(0)); };
+            p.group_norm(in, groups, values(gamma), values(beta), epsilon, out);
+          },
+          "input"_a, "groups"_a, "gamma"_a, "beta"_a, "epsilon"_a, "out"_a)
       .def("mean", &Plan::mean, "input"_a, "out"_a)
       .def("store", &Plan::store, "input"_a, "output"_a, "softmax"_a = false)
       .def("run", &run, "images"_a.noconvert(), "outputs"_a.noconvert(), "seconds"_a.noconvert() = nb::none(),

@@ -90,7 +90,20 @@ void Plan::add(ConvLink link, bool follows) {
 
 void Plan::max_pool(const Tensor& in, int kernel, int stride, int pad_y, int pad_x, bool zero_fill,
                     const Outputs& outputs) {
-  add(std::make_unique<MaxPoolStep>(kernels_, in, kernel, stride, pad_y, pad_x, zero_fill, outputs));
+  const auto kind = zero_fill ? PoolStep::Kind::kMaxOverZeros : PoolStep::Kind::kMax;
+  add(std::make_unique<PoolStep>(kernels_, kind, in, kernel, stride, pad_y, pad_x, outputs));
+}
+
+void Plan::avg_pool(const Tensor& in, int kernel, int stride, const Outputs& outputs) {
+  add(std::make_unique<PoolStep>(kernels_, PoolStep::Kind::kAverage, in, kernel, stride, 0, 0, outputs));
+}
+
+void Plan::group_norm(const Tensor& in, int groups, const std::vector<double>& gamma, const std::vector<double>& beta,
+                      double epsilon, const Tensor& out) {
+  if (groups < 1 || in.c % groups) throw std::invalid_argument("groups must divide the channels");
+  if (gamma.size() != size_t(in.c) || beta.size() != size_t(in.c))
+    throw std::invalid_argument("one gamma and one beta for each channel");
+  add(std::make_unique<GroupNormStep>(kernels_, in, groups, gamma, beta, epsilon, out));
 }
 
 void Plan::mean(const Tensor& in, const Tensor& out) { add(std::make_unique<MeanStep>(kernels_, in, out)); }

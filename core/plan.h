@@ -70,6 +70,11 @@ class Plan {
   void conv_rows(std::shared_ptr<const PackedConv> conv, int64_t offset, int n, int h, int w, int stride, int margin,
                  const Outputs& outputs);
   void max_pool(const Tensor& in, int kernel, int stride, int pad_y, int pad_x, bool zero_fill, const Outputs& outputs);
+  // Without padding; a last window may lie half outside.
+  void avg_pool(const Tensor& in, int kernel, int stride, const Outputs& outputs);
+  // And ReLU.
+  void group_norm(const Tensor& in, int groups, const std::vector<double>& gamma, const std::vector<double>& beta,
+                  double epsilon, const Tensor& out);
   void mean(const Tensor& in, const Tensor& out);
   void store(const Tensor& in, int output, bool softmax);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <numeric>
 
 namespace resforward {
 
@@ -10,6 +11,12 @@ namespace {
 
 constexpr int64_t kRowsPerItem = 8;     // image rows of a load or pool item
 constexpr int64_t kPixelsPerItem = 64;  // pixels of a store item
+
+Outputs only(const Tensor& out) {
+  Outputs outputs;
+  outputs.out = out;
+  return outputs;
+}
 
 }  // namespace
 
@@ -90,25 +97,53 @@ void LoadRowsStep::run(Run& run, int64_t item, void*) const {
   }
 }
 
-MaxPoolStep::MaxPoolStep(const Kernels* kernels, const Tensor& in, int kernel, int stride, int pad_y, int pad_x,
-                         bool zero_fill, const Outputs& outputs)
-    : kernels_(kernels), in_(in), epilogue_(outputs) {
+PoolStep::PoolStep(const Kernels* kernels, Kind kind, const Tensor& in, int kernel, int stride, int pad_y, int pad_x,
+                   const Outputs& outputs)
+    : in_(in), pool_(kind == Kind::kAverage ? kernels->avg_pool : kernels->max_pool), epilogue_(outputs) {
   const Tensor& out = epilogue_.geometry();
   shape_.in_plane = in.plane();
   shape_.n = in.n, shape_.in_h = in.h, shape_.in_w = in.w, shape_.out_h = out.h, shape_.out_w = out.w;
   shape_.kernel = kernel, shape_.stride = stride, shape_.pad_y = pad_y, shape_.pad_x = pad_x;
-  shape_.fill = zero_fill ? 0.0f : -std::numeric_limits<float>::infinity();
+  shape_.fill = kind == Kind::kMaxOverZeros ? 0.0f : -std::numeric_limits<float>::infinity();
 }
 
-int64_t MaxPoolStep::items() const { return in_.planes() * ceil_div(int64_t(shape_.n) * shape_.out_h, kRowsPerItem); }
+int64_t PoolStep::items() const { return in_.planes() * ceil_div(int64_t(shape_.n) * shape_.out_h, kRowsPerItem); }
 
-void MaxPoolStep::run(Run& run, int64_t item, void*) const {
+void PoolStep::run(Run& run, int64_t item, void*) const {
   if (item == 0) epilogue_.clear_guards(run);
   PoolArgs a = shape_;
   a.in = run.at(in_);
   a.epilogue = epilogue_.at(run);
   const int64_t begin = item / in_.planes() * kRowsPerItem;
-  kernels_->max_pool(a, int(item % in_.planes()), begin, std::min(begin + kRowsPerItem, int64_t(a.n) * a.out_h));
+  pool_(a, int(item % in_.planes()), begin, std::min(begin + kRowsPerItem, int64_t(a.n) * a.out_h));
+}
+
+GroupNormStep::GroupNormStep(const Kernels* kernels, const Tensor& in, int groups, const std::vector<double>& gamma,
+                             const std::vector<double>& beta, double epsilon, const Tensor& out)
+    : kernels_(kernels),
+      in_(in),
+      depth_(in.c / groups),
+      planes_(depth_ / std::gcd(depth_, kLanes)),
+      gamma_(pad_channels(gamma.data(), in.c, kLanes)),
+      beta_(pad_channels(beta.data(), in.c, kLanes)),
+      epsilon_(epsilon),
+      epilogue_(only(out)) {}
+
+void GroupNormStep::run(Run& run, int64_t item, void* scratch) const {
+  if (item == 0) epilogue_.clear_guards(run);
+  const int64_t image = item % in_.n;
+  const int first = int(item / in_.n) * planes_;
+  const Tensor& out = epilogue_.out;
+  GroupNormArgs a;
+  a.pixels = int64_t(in_.h) * in_.w;
+  a.in = run.at(in_) + first * in_.plane() + image * a.pixels * kLanes;
+  a.in_plane = in_.plane();
+  a.planes = std::min(planes_, in_.planes() - first);
+  a.depth = depth_, a.epsilon = epsilon_;
+  a.gamma = gamma_.data() + first * kLanes, a.beta = beta_.data() + first * kLanes;
+  a.out = run.at(out) + first * out.plane() + image * a.pixels * kLanes;
+  a.out_plane = out.plane();
+  kernels_->group_norm(a, static_cast<double*>(scratch));
 }
 
 void MeanStep::run(Run& run, int64_t item, void*) const {

@@ -51,17 +51,36 @@ class LoadRowsStep final : public Step {
   int64_t offset_;
 };
 
-class MaxPoolStep final : public Step {
+class PoolStep final : public Step {
  public:
-  MaxPoolStep(const Kernels* kernels, const Tensor& in, int kernel, int stride, int pad_y, int pad_x, bool zero_fill,
-              const Outputs& outputs);
+  enum class Kind { kMax, kMaxOverZeros, kAverage };  // kMaxOverZeros: what lies outside the map counts as zeros
+  PoolStep(const Kernels* kernels, Kind kind, const Tensor& in, int kernel, int stride, int pad_y, int pad_x,
+           const Outputs& outputs);
   int64_t items() const override;
   void run(Run& run, int64_t item, void* scratch) const override;
 
  private:
+  Tensor in_;
+  void (*pool_)(const PoolArgs&, int plane, int64_t row_begin, int64_t row_end);
+  PoolArgs shape_;
+  EpilogueOf epilogue_;
+};
+
+// An item is one image's planes that hold whole groups.
+class GroupNormStep final : public Step {
+ public:
+  GroupNormStep(const Kernels* kernels, const Tensor& in, int groups, const std::vector<double>& gamma,
+                const std::vector<double>& beta, double epsilon, const Tensor& out);
+  int64_t items() const override { return in_.n * ceil_div(in_.planes(), planes_); }
+  void run(Run& run, int64_t item, void* scratch) const override;
+  size_t scratch() const override { return size_t(planes_) * kLanes * 2 * sizeof(double); }
+
+ private:
   const Kernels* kernels_;
   Tensor in_;
-  PoolArgs shape_;
+  int depth_, planes_;  // channels of a group, planes of an item
+  Buffer gamma_, beta_;
+  double epsilon_;
   EpilogueOf epilogue_;
 };
 

@@ -1,11 +1,12 @@
 """Mutate checkpoints and read them: nothing may come out but a CheckpointError or arrays, quickly and in little memory.
 
-    python tests/fuzz_checkpoints.py --count 10000 --seed 0 [--format v1|v2|tar|safetensors]
+    python tests/fuzz_checkpoints.py --count 10000 --seed 0 [--format v1|v2|tar|safetensors|torch_zip|torch_stream|...]
 
-Three depths: bytes of a file (checksums then fail), bytes of a table's block with its checksum made right again, and
-fields of the messages inside with the whole table written anew. A mutation of the first kind must never change a
-value: it is refused, or what comes back is what was written. Archives and safetensors, which have no checksum of their
-own format, get the first kind alone, and may come back with other values.
+Three depths for TensorFlow: bytes of a file (checksums then fail), bytes of a table's block with its checksum made
+right again, and fields of the messages inside with the whole table written anew. Three for PyTorch: bytes of a file,
+members of its container with checksums made right, and opcodes of its pickles. A mutation of the first kind must never
+change a value: it is refused, or what comes back is what was written. Formats that have no checksum of their own may
+come back with other values; tar archives and safetensors get the first kind alone.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import contextlib
 import gzip
 import io
+import pickletools
 import random
 import resource
 import signal
@@ -22,6 +24,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,12 +32,16 @@ from pathlib import Path
 
 import numpy as np
 import tf_writer as w
+import torch_writer as t
 from safetensors.numpy import save
 
 from resforward.checkpoints import read_checkpoint
+from resforward.checkpoints.torch_values import NAMES
 from resforward.errors import CheckpointError
 
 GOLDEN = Path(__file__).parent / "golden" / "checkpoints"
+GOLDEN_TORCH = Path(__file__).parent / "golden" / "torch"
+FORMATS = ["v1", "v2", "tar", "safetensors", "torch_zip", "torch_stream", "torch_tar"]
 SECONDS = 2.0
 FREE_BYTES = 200 << 20
 INTERESTING = [0, 1, 2, 7, 8, 127, 128, 255, 256, 1 << 16, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32]
@@ -66,6 +73,14 @@ class Seed:
     def is_v1(self) -> bool:
         return self.label.startswith("v1")
 
+    @property
+    def is_torch(self) -> bool:
+        return self.label.startswith("torch")
+
+    @property
+    def has_checksums(self) -> bool:
+        return self.is_tensorflow or (self.label.startswith("torch_zip") and "no_checksums" not in self.label)
+
     def tables(self) -> list[str]:
         return [name for name, body in self.files.items() if body[-8:] == w.MAGIC]
 
@@ -96,6 +111,7 @@ def seeds() -> list[Seed]:
     found["tar"] = {"m": packed.getvalue()}
     found["tar_gzip"] = {"m": gzip.compress(packed.getvalue(), 1, mtime=0)}
     found["safetensors"] = {"m": save(tensors)}
+    found |= torch_seeds()
     result = []
     for label, files in found.items():
         entry = next((name for name in sorted(files) if files[name][-8:] == w.MAGIC), "m")
@@ -103,6 +119,32 @@ def seeds() -> list[Seed]:
             values = {name: array.copy() for name, array in read_checkpoint(folder / entry).items()}
         result.append(Seed(label, files, entry, values))
     return result
+
+
+def torch_seeds() -> dict[str, Files]:
+    """What PyTorch wrote, and the same without a memo, so that an opcode can be moved without breaking another."""
+    found: dict[str, Files] = {}
+    for path in sorted(GOLDEN_TORCH.glob("*.pth")):
+        if path.stem != "module":  # code, which is never read
+            kind = "tar" if path.stem == "tar" else "stream" if path.stem.endswith("_stream") else "zip"
+            found[f"torch_{kind}_{path.stem}"] = {"m": path.read_bytes()}
+    rng = np.random.default_rng(1)
+    arrays = {f"layer{i}.weight": rng.normal(size=(i, 3)).astype("f4") for i in range(1, 8)}
+    arrays |= {"steps": np.array(5), "flags": np.array([True, False]), "half": np.ones((2, 0), np.float16)}
+    made = t.model(arrays)
+    made.tensors["turned"] = t.tensor(t.storage("5", "Float", 18), (3, 6), (1, 3))
+    made.tensors["repeated"] = t.tensor(t.storage("5", "Float", 18), (4, 3), (0, 2), 1)
+    inner = t.dict_of([(t.number(0), t.dict_of({"momentum": made.tensors["half"]}))])
+    value = t.dict_of(
+        {"epoch": t.number(7), "optimizer": inner, "names": t.list_of(t.text("a")), "model": t.state_dict(made)}
+    )
+    packed = {name: t.deflated(body) for name, body in t.zip_members(t.pickled(value), made.storages, b"big").items()}
+    found["torch_zip_plain"] = {"m": t.zipped(value, made.storages)}
+    found["torch_zip_deflated"] = {"m": t.archive(packed, wide=False)}
+    found["torch_stream_plain"] = {"m": t.stream(value, made.storages)}
+    views = t.list_of(t.numbers((50, 0, 1, 2)))
+    found["torch_tar_plain"] = {"m": t.tarred(t.tar_members(arrays, views))}
+    return found
 
 
 # --- mutations -------------------------------------------------------------------------------------------------------
@@ -245,6 +287,116 @@ def mutate_tree(tree: Tree, rng: random.Random) -> None:
         rng.shuffle(field[2])
 
 
+def mutate_members(seed: Seed, rng: random.Random) -> Files:
+    """Change members of a PyTorch container, and what it says of them, with checksums made right."""
+    members: dict[str, bytes | t.Odd] = dict(parts(seed))
+    for _ in range(rng.choice([1, 1, 2, 4])):
+        name = rng.choice(sorted(members))
+        body = members[name].data if isinstance(members[name], t.Odd) else members[name]
+        kind = rng.randrange(9)
+        if kind == 0:
+            del members[name]
+            if not members:
+                return seed.files
+        elif kind == 1:
+            members[name] = parts(seed)[rng.choice(sorted(parts(seed)))]
+        elif kind == 2:
+            other = rng.choice(sorted(members))
+            members[name], members[other] = members[other], members[name]
+        elif kind == 3 and seed.label.startswith("torch_zip"):
+            field = rng.choice(["method", "flags", "crc", "size", "packed", "at"])
+            number = rng.choice([*INTERESTING, len(body), len(body) + 1]) & ((1 << 63) - 1)
+            limit = {"method": 0xFFFF, "flags": 0xFFFF, "crc": 0xFFFFFFFF}.get(field, (1 << 63) - 1)
+            members[name] = t.Odd(body)._replace(wide=rng.random() < 0.5, **{field: number & limit})
+        elif kind == 4 and seed.label.startswith("torch_zip"):
+            members[name] = t.deflated(body)
+        elif kind == 5:
+            members[rng.choice(["m/data/0", "other/data.pkl", "x" * 300, "m/constants.pkl"])] = body
+        else:
+            members[name] = mutate_bytes(body, rng)
+    return {"m": joined(seed, members, rng)}
+
+
+def mutate_opcodes(seed: Seed, rng: random.Random) -> Files:
+    """Change opcodes of a pickle, or their arguments, and write the container anew."""
+    members = parts(seed)
+    pickles = [name for name in members if name.endswith(("/data.pkl", "pickle", "stream/4", "stream/5"))]
+    name = rng.choice(sorted(pickles))
+    body = members[name]
+    places = [place for _, _, place in pickletools.genops(body)]
+    pieces = [body[start:end] for start, end in zip(places, [*places[1:], len(body)], strict=True)]
+    for _ in range(rng.choice([1, 1, 1, 2, 5])):
+        at = rng.randrange(len(pieces))
+        kind = rng.randrange(10)
+        if kind == 0 and len(pieces) > 1:
+            del pieces[at]
+        elif kind == 1:
+            pieces[at:at] = [pieces[at]] * rng.choice([1, 2, 9, 300])
+        elif kind == 2:
+            other = rng.randrange(len(pieces))
+            pieces[at], pieces[other] = pieces[other], pieces[at]
+        elif kind == 3:
+            start = rng.randrange(len(pieces))
+            pieces[at:at] = pieces[start : start + rng.choice([2, 5, 20])]
+        elif kind == 4:
+            pieces[at] = mutate_bytes(pieces[at], rng)
+        elif kind == 5:
+            pieces[at] = bytes([rng.randrange(256)])
+        else:  # a value of the same kind
+            same = [i for i, piece in enumerate(pieces) if piece[:1] in rng.choice(KINDS_OF_OPCODES)]
+            if same:
+                at = rng.choice(same)
+                pieces[at] = other_value(pieces[at], rng)
+    members[name] = b"".join(pieces)
+    return {"m": joined(seed, members, rng)}
+
+
+KINDS_OF_OPCODES = [(b"K", b"M", b"J", b"\x8a"), (b"K", b"M", b"J", b"\x8a"), (b"c",), (b"X", b"\x8c")]
+TORCH_NAMES = [tuple(path.rsplit(".", 1)) for path in sorted(NAMES)] + [("posix", "system"), ("builtins", "eval")]
+
+
+def other_value(piece: bytes, rng: random.Random) -> bytes:
+    """An opcode that pushes another number, name or string."""
+    if piece[:1] == b"c":
+        return t.name(*rng.choice(TORCH_NAMES))
+    if piece[:1] in (b"X", b"\x8c"):
+        return t.text(rng.choice(["0", "1", "storage", "model", "state_dict_ema", "module", "", "\ud800", "x" * 5000]))
+    return t.number(rng.choice([*INTERESTING, *range(12)]))
+
+
+def parts(seed: Seed) -> dict[str, bytes]:
+    """The members of a valid PyTorch file; a stream's are its pickles, numbered, and what follows them."""
+    body = seed.files["m"]
+    if seed.label.startswith("torch_zip"):
+        with zipfile.ZipFile(io.BytesIO(body)) as archive:
+            return {info.filename: _entry(archive, info, body) for info in archive.infolist()}
+    if seed.label.startswith("torch_tar"):
+        with tarfile.open(fileobj=io.BytesIO(body)) as archive:
+            return {info.name: archive.extractfile(info).read() for info in archive}
+    found, at = {}, 0
+    for i in range(1, 6):
+        end = at + max(place for _, _, place in pickletools.genops(body[at:])) + 1
+        found[f"stream/{i}"] = body[at:end]
+        at = end
+    return found | {"stream/6": body[at:]}
+
+
+def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, body: bytes) -> bytes:
+    if info.CRC:
+        return archive.read(info)
+    start = info.header_offset + 30 + sum(struct.unpack_from("<2H", body, info.header_offset + 26))
+    return body[start : start + info.file_size]  # zipfile compares with checksums that were left out
+
+
+def joined(seed: Seed, members: dict[str, bytes | t.Odd], rng: random.Random) -> bytes:
+    """Put the members of a PyTorch file together again."""
+    if seed.label.startswith("torch_zip"):
+        return t.archive(members, wide=rng.random() < 0.8)
+    if seed.label.startswith("torch_tar"):
+        return t.tarred(members)
+    return b"".join(body for _, body in sorted(members.items()))
+
+
 # --- taking tables and messages apart --------------------------------------------------------------------------------
 
 
@@ -345,7 +497,9 @@ def _walk(tree: Tree) -> Iterator[Tree]:
 
 # --- running ---------------------------------------------------------------------------------------------------------
 
-MUTATIONS: list[Callable[[Seed, random.Random], Files]] = [mutate_file, mutate_block, mutate_fields, mutate_fields]
+Mutation = Callable[[Seed, random.Random], Files]
+MUTATIONS: list[Mutation] = [mutate_file, mutate_block, mutate_fields, mutate_fields]
+TORCH_MUTATIONS: list[Mutation] = [mutate_file, mutate_members, mutate_opcodes, mutate_opcodes]
 
 
 @contextlib.contextmanager
@@ -411,10 +565,11 @@ def fuzz(count: int, seed: int, label: str = "") -> tuple[Counter[str], float]:
         for case in range(count):
             rng = random.Random(f"{seed}/{case}")
             victim = rng.choice(chosen)
-            mutation = rng.choice(MUTATIONS) if victim.is_tensorflow else mutate_file
+            kinds = MUTATIONS if victim.is_tensorflow else TORCH_MUTATIONS if victim.is_torch else [mutate_file]
+            mutation = rng.choice(kinds)
             files = mutation(victim, rng)
             try:
-                outcome, taken = run_one(victim, files, exact=victim.is_tensorflow and mutation is mutate_file)
+                outcome, taken = run_one(victim, files, exact=victim.has_checksums and mutation is mutate_file)
             except BaseException as error:
                 error.add_note(f"case {case} of seed {seed}, label {label!r}: {victim.label}, {mutation.__name__}")
                 raise
@@ -427,7 +582,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=10000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--format", choices=["v1", "v2", "tar", "safetensors"], help="only this format")
+    parser.add_argument("--format", choices=FORMATS, help="only this format")
     args = parser.parse_args()
     fuzz(10, args.seed)  # so that what is imported and cached once is not counted below
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from resforward import NETWORKS, Block, Network, bottleneck, resnet_v1, resnet_v2
-from resforward.families import SLIM_V2, Pool, Stem
+from resforward import NETWORKS, Block, Network, basic, bottleneck, resnet_v1, resnet_v2
+from resforward.families import BIT, KERAS_V1, KERAS_V2, SLIM_V2, TIMM_V2, TORCH_V1, Family, Pool, Stem
 from resforward.network import resnet
 
 BLOCKS = [
@@ -14,6 +17,31 @@ BLOCKS = [
     Block("block2", bottleneck, [(32, 8, 1), (32, 8, 2)]),
     Block("block3", bottleneck, [(64, 16, 1)] * 2),
 ]
+
+
+# Strides in the first unit of a Block; a Block of the stem's width, whose first unit projects or not by family.
+EARLY = [
+    Block("block1", bottleneck, [(16, 4, 1), (16, 4, 1)]),
+    Block("block2", bottleneck, [(32, 8, 2), (32, 8, 1)]),
+    Block("block3", bottleneck, [(64, 16, 2), (64, 16, 1)]),
+]
+BASIC = [
+    Block("block1", basic, [(16, 16, 1), (16, 16, 1)]),
+    Block("block2", basic, [(32, 32, 2), (32, 32, 1)]),
+    Block("block3", basic, [(64, 64, 2), (64, 64, 1)]),
+]
+GROUPED = [
+    Block("block1", bottleneck, [(96, 32, 1), (96, 32, 1)]),
+    Block("block2", bottleneck, [(192, 64, 2), (192, 64, 1)]),
+]
+
+
+def _stem(family: Family, *widths: int) -> Stem:
+    return replace(family.stem, kernel=7 if len(widths) == 1 else 3, widths=widths)
+
+
+def _early(family: Family, blocks: list[Block] = EARLY, *widths: int, **options: Any) -> Network:
+    return resnet(family, blocks, 7, stem=_stem(family, *(widths or (16,))), **options)
 
 
 def _deep_stem(pool: Pool) -> Network:
@@ -31,6 +59,17 @@ CASES = {
     "symmetric pool": _deep_stem(Pool(3, 2, "symmetric")),
     "pool over zeros": _deep_stem(Pool(3, 2, "symmetric", fill="zero")),
     "Caffe's pool": _deep_stem(Pool(3, 2, "ceil")),
+    "Keras v1": _early(KERAS_V1),
+    "Keras v2": _early(KERAS_V2, BLOCKS),
+    "torch": _early(TORCH_V1),
+    "torch, dense": _early(TORCH_V1, global_pool=False, output_stride=4),
+    "torch, basic units": _early(TORCH_V1, BASIC),
+    "torch, basic units, dense": _early(TORCH_V1, BASIC, global_pool=False, output_stride=8),
+    "timm v1d": _early(replace(TORCH_V1, projection="avg_projection"), EARLY, 8, 8, 16),
+    "timm v2": _early(TIMM_V2),
+    "timm v2, basic units": _early(TIMM_V2, BASIC),
+    "timm v2d": _early(replace(TIMM_V2, projection="avg_projection"), EARLY, 8, 8, 16),
+    "BiT": _early(BIT, GROUPED, 32),
     "fashion": NETWORKS["fashion"],
 }
 SIZES = [(32, 32), (33, 47), (64, 29)]

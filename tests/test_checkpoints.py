@@ -520,8 +520,9 @@ def test_what_is_no_regular_file(tmp_path):
         (b"\n<!DOCTYPE html><html>", "a web page"),
         (b'<?xml version="1.0"?><Error>', "an XML file"),
         (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
-        (b"PK\x03\x04", "a zip file"),
-        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "a Python pickle"),
+        (b"PK\x03\x04", "a zip archive without its end"),
+        (b"\x80\x02}q\x00.", "a Python pickle, but no PyTorch file"),
+        (b"\x80\x04\x95\x02\x00", "a Python pickle, but no PyTorch file"),
         (b"\x08\x07\x12\x07pytorch", "an ONNX"),
         (b"\x93NUMPY\x01", "a NumPy array"),
         (b"GGUF\3\0\0\0", "a GGUF file"),
@@ -914,6 +915,7 @@ def test_mutations():
 
     outcomes, _ = fuzz(400, seed=0)
     assert sum(outcomes.values()) == 400
-    for mutation in ("mutate_file", "mutate_block", "mutate_fields"):
+    for mutation in ("mutate_file", "mutate_block", "mutate_fields", "mutate_members", "mutate_opcodes"):
         assert outcomes[f"{mutation}: refused"]
+    assert outcomes["mutate_opcodes: read"]
     assert outcomes["mutate_file: read, unchanged"]

@@ -531,7 +531,7 @@ def test_inspect_a_checkpoint():
         r"costs      15,122 parameters; .* multiply-adds for an image of 299x299\n"
         rf"file       {re.escape(str(path))}: TensorFlow V1 table, 0\.1 MB\n"
         r"concluded  family slim v2: its units are called bottleneck_v2\n"
-        r"           units 3, 3, 3, 2: counted in the variables' names\n"
+        r"           bottleneck units 3, 3, 3, 2: counted in the variables' names\n"
         r"           strides: .*\n"
         r"           7 classes: the length of slim_v2_batch/logits/biases\n"
         r"pictures   rgb, central 87\.5%, .*\n",

@@ -320,7 +320,7 @@ def test_json_is_what_python_returns(model: rf.Model) -> None:
     ("arguments", "code", "words"),
     [
         (["fashion", "fashion.pb"], 2, "the endings are .onnx"),
-        (["fashion"], 2, "OUT.onnx"),
+        (["fashion"], 2, "OUT"),
         (["fashion", "fashion.onnx", "--end-point", "blok1"], 2, "`block1`"),
         (["fashion", "fashion.onnx", "--size", "0"], 2, "no size"),
         (["resnet_v2_50", "r.onnx"], 2, "a network without weights"),

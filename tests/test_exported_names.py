@@ -12,8 +12,8 @@ import resforward as rf
 
 PUBLIC = {
     "NETWORKS", "Block", "CheckpointError", "EndPointError", "ImageError", "InputError", "Model", "Network",
-    "NetworkError", "ResforwardError", "TargetError", "UnsupportedIsaError", "bottleneck", "build", "convert", "load",
-    "read_checkpoint", "resnet_v1", "resnet_v2", "with_output_stride",
+    "NetworkError", "ResforwardError", "TargetError", "UnsupportedIsaError", "basic", "bottleneck", "build", "convert",
+    "load", "read_checkpoint", "resnet_v1", "resnet_v2", "with_output_stride",
 }  # fmt: skip
 
 # Base dependencies that only some commands need, extras, and what they bring.
@@ -44,7 +44,7 @@ def test_public_names_are_these() -> None:
 @pytest.mark.parametrize("name", sorted(PUBLIC))
 def test_a_public_name_is_documented_and_comes_from_the_package(name: str) -> None:
     value = getattr(rf, name)
-    if name not in ("NETWORKS", "bottleneck"):
+    if name not in ("NETWORKS", "basic", "bottleneck"):
         assert value.__doc__
         assert value.__module__.startswith("resforward")
 

@@ -24,7 +24,7 @@ def random_norm(scope: str, depth: int, seed: int) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("norm", [False, True])
 def test_a_folded_convolution_is_the_convolution_and_its_norm(bias: bool, norm: bool) -> None:
     rng = np.random.default_rng(0)
-    conv = Conv("conv1", 1, 4, 5, bias=bias, norm=norm)
+    conv = Conv("conv1", 1, 4, 5, bias=bias, norm="bn" if norm else None)
     weights = random_norm("conv1/BatchNorm", 5, seed=1)
     weights |= {"conv1/weights": rng.normal(size=(1, 1, 4, 5)).astype(np.float32)}
     weights |= {"conv1/biases": rng.normal(size=5).astype(np.float32)}

@@ -11,11 +11,11 @@ from plain_networks import BLOCKS, CASES, SIZES, random_images, random_weights
 
 import resforward.graph
 from resforward import Block, EndPointError, Network, NetworkError, bottleneck, resnet_v2
-from resforward.families import SLIM_V2, Pool, Stem
+from resforward.families import SLIM_V1, SLIM_V2, Pool, Stem
 from resforward.graph import INPUT, Graph, Node, plain_graph
 from resforward.network import resnet
 from resforward.plan import lay_out
-from resforward.reference import batch_norm, conv2d_same, forward, relu, softmax
+from resforward.reference import avg_pool2d, batch_norm, conv2d_same, forward, group_norm, relu, softmax
 
 
 def compute(graph: Graph, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -37,6 +37,11 @@ def operation(node: Node, x: np.ndarray, y: np.ndarray | None = None) -> np.ndar
             return out + weights.get("biases", 0)
         case "norm":
             return batch_norm(x, **weights, epsilon=given["epsilon"])
+        case "group_norm":
+            return group_norm(x, **weights, groups=given["groups"], epsilon=given["epsilon"])
+        case "avg_pool":
+            assert given["kernel"] == given["stride"]
+            return avg_pool2d(x, given["stride"])
         case "relu":
             return relu(x)
         case "add":
@@ -132,7 +137,10 @@ def test_names_of_end_points_are_taken_as_elsewhere() -> None:
 
 
 STRANGE: dict[str, tuple[Network, str]] = {
-    "norm": (resnet(dataclasses.replace(SLIM_V2, norm="gn"), BLOCKS), "norm gn"),
+    "norm": (
+        resnet(dataclasses.replace(SLIM_V1, norm="gn"), BLOCKS),
+        "block1/unit_1/bottleneck_v1/conv3: group norm without ReLU",
+    ),
     "post": (
         resnet(dataclasses.replace(SLIM_V2, post="norm_relu"), BLOCKS),
         "block1/unit_1/bottleneck_v2: norm_relu after the sum",
@@ -143,7 +151,7 @@ STRANGE: dict[str, tuple[Network, str]] = {
 @pytest.mark.parametrize("case", STRANGE)
 def test_parts_without_an_operation_are_refused(case: str) -> None:
     network, part = STRANGE[case]
-    assert any(part == found for found in network.beyond_slim)
+    assert any(part == found for found in network.uncomputed)
     with pytest.raises(NetworkError, match=part):
         plain_graph(network, {})
     with pytest.raises(NetworkError, match=part):

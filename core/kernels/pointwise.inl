@@ -35,6 +35,82 @@ static void max_pool(const PoolArgs& a, int plane, int64_t row_begin, int64_t ro
   }
 }
 
+static void avg_pool(const PoolArgs& a, int plane, int64_t row_begin, int64_t row_end) {
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    const int64_t n = row / a.out_h;
+    const int y0 = int(row % a.out_h) * a.stride - a.pad_y;
+    const int y_begin = y0 < 0 ? 0 : y0, y_end = y0 + a.kernel < a.in_h ? y0 + a.kernel : a.in_h;
+    const float* image = a.in + plane * a.in_plane + n * a.in_h * a.in_w * kLanes;
+    for (int x = 0; x < a.out_w; ++x) {
+      const int x0 = x * a.stride - a.pad_x;
+      const int x_begin = x0 < 0 ? 0 : x0, x_end = x0 + a.kernel < a.in_w ? x0 + a.kernel : a.in_w;
+      typename V::Vec value[kPixelVectors];
+      for (auto& v : value) v = V::set1(0.0f);
+      for (int r = y_begin; r < y_end; ++r)
+        for (int s = x_begin; s < x_end; ++s)
+          for (int j = 0; j < kPixelVectors; ++j)
+            value[j] = V::add(value[j], V::load(image + (int64_t(r) * a.in_w + s) * kLanes + j * V::kWidth));
+      const typename V::Vec count = V::set1(1.0f / float((y_end - y_begin) * (x_end - x_begin)));
+      for (auto& v : value) v = V::mul(v, count);
+      finish(a.epilogue, plane, row * a.out_w + x, value);
+    }
+  }
+}
+
+// Sums of few enough values that float keeps them, added up in double.
+static void group_norm(const GroupNormArgs& a, double* scratch) {
+  constexpr int64_t kPixels = 64;
+  const int channels = a.planes * kLanes;
+  double *const mean = scratch, *const around = scratch + channels;  // of each channel; around its mean: squares
+  for (int plane = 0; plane < a.planes; ++plane) {
+    const float* in = a.in + plane * a.in_plane;
+    double *const m = mean + plane * kLanes, *const s = around + plane * kLanes;
+    for (int i = 0; i < kLanes; ++i) m[i] = s[i] = 0;
+    for (int64_t begin = 0; begin < a.pixels; begin += kPixels) {
+      const int64_t end = begin + kPixels < a.pixels ? begin + kPixels : a.pixels;
+      float sum[kLanes] = {};
+      for (int64_t p = begin; p < end; ++p)
+        for (int i = 0; i < kLanes; ++i) sum[i] += in[p * kLanes + i];
+      for (int i = 0; i < kLanes; ++i) m[i] += sum[i];
+    }
+    float center[kLanes];
+    for (int i = 0; i < kLanes; ++i) center[i] = float(m[i] /= double(a.pixels));
+    for (int64_t begin = 0; begin < a.pixels; begin += kPixels) {
+      const int64_t end = begin + kPixels < a.pixels ? begin + kPixels : a.pixels;
+      float sum[kLanes] = {};
+      for (int64_t p = begin; p < end; ++p)
+        for (int i = 0; i < kLanes; ++i) {
+          const float d = in[p * kLanes + i] - center[i];
+          sum[i] += d * d;
+        }
+      for (int i = 0; i < kLanes; ++i) s[i] += sum[i];
+    }
+  }
+  for (int first = 0; first < channels; first += a.depth) {
+    const int end = first + a.depth < channels ? first + a.depth : channels;
+    double center = 0, squares = 0;
+    for (int c = first; c < end; ++c) center += mean[c];
+    center /= end - first;
+    for (int c = first; c < end; ++c) squares += around[c] + double(a.pixels) * (mean[c] - center) * (mean[c] - center);
+    const double scale = 1 / __builtin_sqrt(squares / (double(a.pixels) * (end - first)) + a.epsilon);
+    for (int c = first; c < end; ++c) {
+      around[c] = scale * a.gamma[c];
+      mean[c] = a.beta[c] - center * around[c];
+    }
+  }
+  const typename V::Vec zero = V::set1(0.0f);
+  for (int plane = 0; plane < a.planes; ++plane) {
+    float scale[kLanes], shift[kLanes];
+    for (int i = 0; i < kLanes; ++i)
+      scale[i] = float(around[plane * kLanes + i]), shift[i] = float(mean[plane * kLanes + i]);
+    const float* in = a.in + plane * a.in_plane;
+    float* out = a.out + plane * a.out_plane;
+    for (int64_t p = 0; p < a.pixels; ++p, in += kLanes, out += kLanes)
+      for (int j = 0; j < kLanes; j += V::kWidth)
+        V::store(out + j, V::max(zero, V::fma(V::load(in + j), V::load(scale + j), V::load(shift + j))));
+  }
+}
+
 static void mean(const float* in, int n, int64_t pixels, float* out) {
   for (int image = 0; image < n; ++image, out += kLanes) {
     float sum[kLanes] = {};
@@ -121,6 +197,8 @@ static double fma_loop(int64_t iterations) {
    winograd_multiply,          \
    winograd_out,               \
    max_pool,                   \
+   avg_pool,                   \
+   group_norm,                 \
    mean,                       \
    load,                       \
    store,                      \

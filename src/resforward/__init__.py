@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         UnsupportedIsaError,
     )
     from .model import Model, build, load
-    from .network import NETWORKS, Block, Network, bottleneck, resnet_v1, resnet_v2, with_output_stride
+    from .network import NETWORKS, Block, Network, basic, bottleneck, resnet_v1, resnet_v2, with_output_stride
 
 __version__ = "0.1.0"
 
@@ -38,6 +38,7 @@ __all__ = [
     "ResforwardError",
     "TargetError",
     "UnsupportedIsaError",
+    "basic",
     "bottleneck",
     "build",
     "convert",
@@ -54,7 +55,8 @@ _HOMES = {
     "read_checkpoint": "checkpoints",
     **dict.fromkeys(("Model", "build", "load"), "model"),
     **dict.fromkeys(
-        ("NETWORKS", "Block", "Network", "bottleneck", "resnet_v1", "resnet_v2", "with_output_stride"), "network"
+        ("NETWORKS", "Block", "Network", "basic", "bottleneck", "resnet_v1", "resnet_v2", "with_output_stride"),
+        "network",
     ),
     **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "errors"),
 }

@@ -1,4 +1,4 @@
-"""A model as a file for other engines: the ending of its name says the format, and it is whole or not there."""
+"""A model as a file, for other engines or for us: the ending of its name says the format; it is whole or not there."""
 
 from __future__ import annotations
 
@@ -7,12 +7,30 @@ import dataclasses
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from .errors import ResforwardError, TargetError, nearest
+from .errors import NetworkError, ResforwardError, TargetError, nearest
 from .graph import INPUT, Graph, plain_graph
 from .model import Model
+from .own_file import Storage, describe, own_bytes
+
+
+class Options(NamedTuple):
+    """What `convert` was asked for."""
+
+    end_points: Sequence[str]
+    size: tuple[int, int] | None
+    storage: Storage
+
+
+class Written(NamedTuple):
+    """The bytes of a file, and what it gives and says."""
+
+    data: bytes
+    outputs: tuple[str, ...]
+    metadata: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -38,22 +56,26 @@ def convert(
     *,
     end_points: Iterable[str] = (),
     size: tuple[int, int] | None = None,
+    storage: Storage = "float32",
     overwrite: bool = False,
 ) -> Conversion:
-    """Write a model as a file for other engines; today as ONNX, to a name that ends in `.onnx`.
+    """Write a model as a file: for other engines as `.onnx`, or as a `.safetensors` that says all that the model is.
 
     >>> convert(load("fashion"), "fashion.onnx", end_points=["block1", "predictions"]).outputs
     ('logits', 'block1', 'predictions')
 
-    Batch norm and ReLU stay as they are, operations of their own. Preprocessing and labels are in the file's metadata.
+    In `.onnx`, batch norm and ReLU stay as they are, operations of their own, and preprocessing and labels are in the
+    metadata. A `.safetensors` file is described in docs/format.md; `load` reads it without any inference.
     The file takes its name when it is complete, so a full disk leaves nothing behind, and nothing of an older file is
     lost: without `overwrite`, none that somebody else writes in the meantime either.
 
     Args:
         model: with its weights.
         path: of the file.
-        end_points: of further outputs, by canonical name or full slim key; one may be a string.
-        size: height and width of the images, pixels; None leaves them free. The number of images is always free.
+        end_points: of further outputs, by canonical name or full slim key; one may be a string. Of `.onnx` only.
+        size: height and width of the images, pixels; None leaves them free. The number of images is always free. Of
+            `.onnx` only.
+        storage: how weights are stored: "float32", or "bfloat16" in half the space, rounded. Of `.safetensors` only.
         overwrite: replace a file that is there already.
 
     Raises:
@@ -65,16 +87,15 @@ def convert(
     path = os.fspath(path)
     check_target(path, overwrite)
     name, write = FORMATS[_ending(path)]
-    graph = plain_graph(model.network, model.weights, end_points, size=size)
-    metadata = _metadata(model, graph)
-    data = write(graph, metadata)
+    end_points = [end_points] if isinstance(end_points, str) else list(end_points)
+    data, outputs, metadata = write(model, Options(end_points, size, storage))
     try:
         _put(data, os.path.realpath(path) if overwrite else path, overwrite)
     except FileExistsError as error:
         raise _there_already(path) from error
     except OSError as error:
         raise ResforwardError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
-    return Conversion(path, name, len(data), graph.outputs, metadata)
+    return Conversion(path, name, len(data), outputs, metadata)
 
 
 def check_target(path: str, overwrite: bool) -> None:
@@ -83,7 +104,7 @@ def check_target(path: str, overwrite: bool) -> None:
     >>> check_target("fashion.pb", overwrite=False)
     Traceback (most recent call last):
     resforward.errors.TargetError: `fashion.pb` ends like no format that is written here
-    help: the endings are .onnx
+    help: the endings are .onnx, .safetensors
 
     Raises:
         TargetError: as `convert`.
@@ -109,7 +130,11 @@ def _ending(path: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
-def _onnx(graph: Graph, metadata: dict[str, str]) -> bytes:
+def _onnx(model: Model, options: Options) -> Written:
+    if options.storage != "float32":
+        raise NetworkError("an ONNX file holds float32", help="storage is for a .safetensors file")
+    graph = plain_graph(model.network, model.weights, options.end_points, size=options.size)
+    metadata = _metadata(model, graph)
     try:
         from .onnx_file import onnx_bytes
     except ImportError as error:
@@ -118,11 +143,23 @@ def _onnx(graph: Graph, metadata: dict[str, str]) -> bytes:
             found=[str(error)],
             help="pip install 'resforward[onnx]'",
         ) from error
-    return onnx_bytes(graph, metadata)
+    return Written(onnx_bytes(graph, metadata), graph.outputs, metadata)
+
+
+def _safetensors(model: Model, options: Options) -> Written:
+    if options.end_points or options.size:
+        raise NetworkError(
+            "a .safetensors file has no outputs and no size", help="end points and sizes are for an .onnx file"
+        )
+    metadata = describe(model.network, model.preprocess, model.labels)
+    return Written(own_bytes(model.weights, metadata, options.storage), (), metadata)
 
 
 # By ending: the format's name, and what makes the bytes of a file.
-FORMATS: dict[str, tuple[str, Callable[[Graph, dict[str, str]], bytes]]] = {".onnx": ("onnx", _onnx)}
+FORMATS: dict[str, tuple[str, Callable[[Model, Options], Written]]] = {
+    ".onnx": ("onnx", _onnx),
+    ".safetensors": ("safetensors", _safetensors),
+}
 
 
 def _metadata(model: Model, graph: Graph) -> dict[str, str]:

@@ -6,14 +6,18 @@ where its tensors are called differently, a name map in `names.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 PoolPadding = Literal["same", "symmetric", "ceil"]
 Fill = Literal["-inf", "zero"]
 Pre = Literal["none", "both", "residual"]
 Post = Literal["none", "relu", "norm_relu"]
+GROUPS = 32  # of every group norm: what timm and BiT have
+
 Shortcut = Literal["identity", "subsample", "projection", "avg_projection", "zero_pad"]
+Norm = Literal["bn", "gn"]
+Projects = Literal["width", "width or stride", "first unit"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class Stem:
     Args:
         kernel, stride: of the first convolution, pixels.
         widths: output channels of each convolution; more than one is a "deep" stem of 3x3 convolutions.
-        bias: the convolutions have a bias. norm: they are followed by batch norm and ReLU.
+        bias: the convolutions have a bias.
+        norm: the last one is followed by norm and ReLU, as all before it are.
         pool: the max-pool after them, or None.
     """
 
@@ -72,28 +77,38 @@ class Family:
     """One row: every value that tells one family of published ResNets from another.
 
     Args:
-        name: also the suffix of its units' scope, `bottleneck_<version>`.
+        name: for messages. version: the suffix of its units' scope, `bottleneck_<version>`.
+        networks: what a published network of so many {layers} is called, of {width} times the usual width.
         stem: the root block of its networks.
-        stride_unit: the unit of a Block that carries the Block's stride. stride_at: the convolution in it, 1 or 2.
+        stride_unit: the unit of a Block that carries the Block's stride. stride_at: the convolution in it, 1 or 2; of
+            a basic unit it is the first.
+        projects: the units whose shortcut is a projection: those that change the width, or the width or the stride, or
+            the first of every Block. projection: what it is where it has a stride; see `Unit`.
         pre_projection, pre_identity: what norm and ReLU before a unit serve, when its shortcut is a projection and
             when it is not: "none", the "residual" path alone, or "both" paths.
         post: what follows the sum. norm_last: the last convolution has batch norm.
-        bias: of the unit's convolutions, in order. shortcut_bias, shortcut_norm: of the projection.
+        bias: of the unit's convolutions, in order; a basic unit has the first and the last.
+        shortcut_bias, shortcut_norm: of the projection.
         final_norm: batch norm and ReLU after the last unit (postnorm).
-        epsilon: of batch norm. norm: "bn", or "gn" with 32 groups. weight_epsilon: of weight standardisation, or None.
-        input_norm: batch norm on the image itself. channel_order: of the pixels it was trained on.
-        dilation: whose rule for output strides: "slim" or "torch".
+        epsilon: of norms. norm: "bn", or "gn" with `GROUPS` groups.
+        weight_epsilon: convolutions are stored as they were before weight standardisation with this epsilon; it is
+            done once, at load. None: they are stored as they are.
+        input_norm: batch norm on the image itself.
         classes: of its published checkpoints. background: index of an extra class that is none, or None.
         preprocess: the row of `preprocess.PRESETS` that its published weights want.
 
-    Source: google-research/tf-slim, tf_slim/nets/resnet_v1.py, resnet_v2.py, resnet_utils.py for slim's rows.
+    Sources: google-research/tf-slim, tf_slim/nets/resnet_v1.py, resnet_v2.py, resnet_utils.py for slim's rows;
+    keras-team/keras, keras/src/applications/resnet.py, resnet_v2.py; pytorch/vision, torchvision/models/resnet.py;
+    huggingface/pytorch-image-models, timm/models/resnet.py, resnetv2.py.
     """
 
     name: str
     version: str
+    networks: str
     stem: Stem
     stride_unit: Literal["first", "last"]
     stride_at: Literal[1, 2]
+    projects: Projects
     pre_projection: Pre
     pre_identity: Pre
     post: Post
@@ -106,19 +121,20 @@ class Family:
     classes: int
     background: int | None
     preprocess: str
-    norm: Literal["bn", "gn"] = "bn"
+    norm: Norm = "bn"
     weight_epsilon: float | None = None
     input_norm: bool = False
-    channel_order: Literal["rgb", "bgr"] = "rgb"
-    dilation: Literal["slim", "torch"] = "slim"
+    projection: Literal["projection", "avg_projection"] = "projection"
 
 
 SLIM_V1 = Family(
     name="slim v1",
     version="v1",
+    networks="resnet_v1_{layers}",
     stem=Stem(kernel=7, stride=2, widths=(64,), bias=False, norm=True, pool=Pool(3, 2, "same")),
     stride_unit="last",
     stride_at=2,
+    projects="width",
     pre_projection="none",
     pre_identity="none",
     post="relu",
@@ -136,9 +152,11 @@ SLIM_V1 = Family(
 SLIM_V2 = Family(
     name="slim v2",
     version="v2",
+    networks="resnet_v2_{layers}",
     stem=Stem(kernel=7, stride=2, widths=(64,), bias=True, norm=False, pool=Pool(3, 2, "same")),
     stride_unit="last",
     stride_at=2,
+    projects="width",
     pre_projection="both",
     pre_identity="residual",
     post="none",
@@ -151,4 +169,102 @@ SLIM_V2 = Family(
     classes=1001,
     background=0,
     preprocess="inception_299",
+)
+
+KERAS_V1 = Family(
+    name="Keras v1",
+    version="v1",
+    networks="resnet{layers}",
+    stem=Stem(kernel=7, stride=2, widths=(64,), bias=True, norm=True, pool=Pool(3, 2, "symmetric", "zero")),
+    stride_unit="first",
+    stride_at=1,
+    projects="first unit",
+    pre_projection="none",
+    pre_identity="none",
+    post="relu",
+    bias=(True, True, True),
+    norm_last=True,
+    shortcut_bias=True,
+    shortcut_norm=True,
+    final_norm=False,
+    epsilon=1.001e-5,
+    classes=1000,
+    background=None,
+    preprocess="keras_caffe_224",
+)
+
+# The file of 2015, with names such as res2a_branch2a, was written by layers of the default epsilon.
+KERAS_V1_2015 = replace(KERAS_V1, name="Keras v1 of 2015", epsilon=1e-3)
+
+# Slim's weights, said to be; but the pool begins one pixel earlier, and its zeros show: no ReLU comes before it.
+KERAS_V2 = replace(
+    SLIM_V2,
+    name="Keras v2",
+    networks="resnet{layers}v2",
+    stem=replace(SLIM_V2.stem, pool=Pool(3, 2, "symmetric", "zero")),
+    projects="first unit",
+    epsilon=1.001e-5,
+    classes=1000,
+    background=None,
+)
+
+TORCH_V1 = Family(
+    name="torch v1.5",
+    version="v1",
+    networks="resnet{layers}",
+    stem=Stem(kernel=7, stride=2, widths=(64,), bias=False, norm=True, pool=Pool(3, 2, "symmetric")),
+    stride_unit="first",
+    stride_at=2,
+    projects="width or stride",
+    pre_projection="none",
+    pre_identity="none",
+    post="relu",
+    bias=(False, False, False),
+    norm_last=True,
+    shortcut_bias=False,
+    shortcut_norm=True,
+    final_norm=False,
+    epsilon=1e-5,
+    classes=1000,
+    background=None,
+    preprocess="torchvision_224",
+)
+
+TIMM_V2 = Family(
+    name="timm v2",
+    version="v2",
+    networks="resnetv2_{layers}",
+    stem=Stem(kernel=7, stride=2, widths=(64,), bias=False, norm=False, pool=Pool(3, 2, "symmetric")),
+    stride_unit="first",
+    stride_at=2,
+    projects="width or stride",
+    pre_projection="both",
+    pre_identity="residual",
+    post="none",
+    bias=(False, False, False),
+    norm_last=False,
+    shortcut_bias=False,
+    shortcut_norm=False,
+    final_norm=True,
+    epsilon=1e-5,
+    classes=1000,
+    background=None,
+    preprocess="timm_v2_224",
+)
+
+# "d" and "t": three 3x3 convolutions as root block, and shortcuts that take the mean before they project.
+TORCH_V1D = replace(
+    TORCH_V1, name="timm v1d", networks="resnet{layers}d", projection="avg_projection", preprocess="timm_224"
+)
+TIMM_V2D = replace(TIMM_V2, name="timm v2d", networks="resnetv2_{layers}d", projection="avg_projection")
+TIMM_V2D_GN = replace(TIMM_V2D, name="timm v2d with group norm", networks="resnetv2_{layers}d_gn", norm="gn")
+
+BIT = replace(
+    TIMM_V2,
+    name="BiT",
+    networks="resnetv2_{layers}x{width}_bit",
+    preprocess="bit_448",
+    stem=replace(TIMM_V2.stem, pool=Pool(3, 2, "symmetric", "zero")),
+    norm="gn",
+    weight_epsilon=1e-8,
 )

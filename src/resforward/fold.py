@@ -52,6 +52,12 @@ def fold_norm(weights: Weights, scope: str, epsilon: float) -> ScaleShift:
     return ScaleShift(scale, beta - mean * scale)
 
 
+def group_affine(weights: Weights, scope: str) -> ScaleShift:
+    """Return what a group norm multiplies with and adds once its groups are normal."""
+    gamma, beta = (np.asarray(weights[f"{scope}/{part}"], np.float64) for part in ("gamma", "beta"))
+    return ScaleShift(gamma, beta)
+
+
 def fold_conv(weights: Weights, conv: Conv, epsilon: float) -> FoldedConv:
     """Return a convolution with its batch norm, where it has one.
 
@@ -64,9 +70,9 @@ def fold_conv(weights: Weights, conv: Conv, epsilon: float) -> FoldedConv:
     bias = (
         np.asarray(weights[f"{conv.name}/biases"], np.float64) if conv.bias else np.zeros(conv.depth, dtype=np.float64)
     )
-    if not conv.norm:
+    if conv.norm != "bn":
         return FoldedConv(kernel, None, bias)
-    norm = fold_norm(weights, f"{conv.name}/BatchNorm", epsilon)
+    norm = fold_norm(weights, conv.norm_scope, epsilon)
     return FoldedConv(kernel, norm.scale, norm.shift + bias * norm.scale)
 
 

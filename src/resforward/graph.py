@@ -10,10 +10,12 @@ an end point has its name; what lies between is called after it, `conv1/Conv` be
 |---|---|---|---|
 | conv | a convolution over zero padding | weights (kernel, kernel, in, out), maybe biases | stride, dilation, padding |
 | norm | batch norm by channel | gamma, beta, moving_mean, moving_variance | epsilon |
+| group_norm | each group of channels made normal, then scaled and shifted by channel | gamma, beta | groups, epsilon |
 | relu | max(x, 0) | | |
 | add | the sum of its two inputs | | |
 | pad | zeros around the map | | padding |
 | max_pool | the largest value of each window; padding never is | | kernel, stride, padding |
+| avg_pool | the mean of each window; at the far rims, of what is there | | kernel, stride |
 | subsample | every stride-th pixel, from the first | | stride |
 | identity | its input, under a second name: a Block's is its last unit's | | |
 | mean | the mean over height and width, which become 1 | | |
@@ -35,13 +37,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import NetworkError
-from .families import Pool
-from .network import Conv, Network, Unit
+from .families import GROUPS, Pool
+from .network import NORM_PARTS, Conv, Network, Unit
 
 Array = npt.NDArray[np.float32]
 Shape = tuple[int | None, ...]
 Op = Literal[
-    "conv", "norm", "relu", "add", "pad", "max_pool", "subsample", "identity", "mean", "flatten", "dense", "softmax"
+    "conv", "norm", "group_norm", "relu", "add", "pad", "max_pool", "avg_pool", "subsample", "identity", "mean",
+    "flatten", "dense", "softmax",
 ]  # fmt: skip
 Padding = tuple[int, int, int, int]
 
@@ -123,8 +126,8 @@ def plain_graph(
     outputs = tuple(
         dict.fromkeys(["logits" if last == "predictions" else last, *network.canonical(end_points).values()])
     )
-    if network.beyond_slim:
-        raise NetworkError(f"{network.name} has parts that no plain operation computes", found=network.beyond_slim)
+    if network.uncomputed:
+        raise NetworkError(f"{network.name} has parts that no plain operation computes", found=network.uncomputed)
     builder = _Builder(network, weights, outputs, (*(size or (None, None)), network.input_channels))
     builder.forward()
     nodes = tuple(builder.nodes)
@@ -168,6 +171,10 @@ class _Builder:
         """A residual unit: shortcut + residual path, with what its family puts before and after."""
         path = self.norm_relu(f"{unit.name}/preact", net) if unit.pre != "none" else net
         shortcut = path if unit.pre == "both" else net
+        if unit.shortcut == "avg_projection":
+            shape = self.strided(shortcut, unit.stride, unit.depth_in)
+            name, side = f"{unit.name}/shortcut/AvgPool", unit.stride
+            shortcut = self.add("avg_pool", name, [shortcut], shape, kernel=side, stride=side)
         if unit.projection:
             shortcut = self.conv(unit.projection, shortcut)
         elif unit.stride > 1:
@@ -180,7 +187,7 @@ class _Builder:
         return self.add("relu", unit.name, [self.add("add", f"{unit.name}/Add", [shortcut, path])])
 
     def conv(self, conv: Conv, net: str) -> str:
-        """A convolution and the batch norm and ReLU that belong to it."""
+        """A convolution and the norm and ReLU that belong to it."""
         name = conv.name
         net = self.add(
             "conv",
@@ -194,17 +201,22 @@ class _Builder:
             padding=(conv.rate * (conv.kernel // 2),) * 4,
         )
         if conv.norm:
-            net = self.norm(f"{name}/BatchNorm", net, f"{name}/BatchNorm" if conv.relu else name)
+            net = self.norm(conv.norm_scope, net, conv.norm_scope if conv.relu else name)
         return self.add("relu", name, [net]) if conv.relu else net
 
     def norm_relu(self, scope: str, net: str) -> str:
-        """Batch norm, then ReLU."""
-        return self.add("relu", scope, [self.norm(scope, net, f"{scope}/BatchNorm")])
+        """A norm, then ReLU."""
+        word = "BatchNorm" if self.network.family.norm == "bn" else "GroupNorm"
+        return self.add("relu", scope, [self.norm(scope, net, f"{scope}/{word}")])
 
     def norm(self, scope: str, net: str, name: str) -> str:
-        """Batch norm with the variables of `scope`."""
-        parts = ("gamma", "beta", "moving_mean", "moving_variance")
-        return self.add("norm", name, [net], scope=scope, parts=parts, epsilon=self.network.epsilon)
+        """A norm of the network's kind with the variables of `scope`."""
+        kind, epsilon = self.network.family.norm, self.network.epsilon
+        if kind == "gn":
+            return self.add(
+                "group_norm", name, [net], scope=scope, parts=NORM_PARTS[kind], groups=GROUPS, epsilon=epsilon
+            )
+        return self.add("norm", name, [net], scope=scope, parts=NORM_PARTS[kind], epsilon=epsilon)
 
     def pool(self, pool: Pool, net: str) -> str:
         """The max-pool of the root block with its family's alignment."""

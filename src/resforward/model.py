@@ -8,6 +8,7 @@ model.predict("cat.jpg")                   # preprocessing and labels travel wit
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import threading
 from collections import OrderedDict
@@ -19,9 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core, machine, names
+from .conclude import conclude
+from .dialects import DIALECTS
 from .errors import CheckpointError, EndPointError, InputError, NetworkError, nearest
-from .fold import check_values, fold_conv, fold_norm
+from .fold import check_values, fold_conv, fold_norm, group_affine
 from .network import NETWORKS, EndPoint, Network, with_output_stride
+from .own_file import understand
 from .plan import Form, Layout, Packed, Step, lay_out, make_plan
 
 TYPE_CHECKING = False
@@ -277,6 +281,68 @@ class Model:
         mean: Array = tensor[:, 0, 0, :] if tensor.shape[1:3] == (1, 1) else tensor.mean(axis=(1, 2), dtype=np.float32)
         return mean
 
+    def features(self, images: Any) -> dict[int, Array]:
+        """Return a feature pyramid: the last unit's tensor at each stride, (N, H / stride, W / stride, depth).
+
+        >>> found = build("fashion").features(np.zeros((1, 28, 28, 1), np.float32))
+        >>> {stride: tensor.shape[1:] for stride, tensor in found.items()}
+        {1: (28, 28, 64), 2: (14, 14, 128), 4: (7, 7, 192)}
+
+        Args:
+            images: as for `__call__`.
+
+        Raises:
+            InputError: as for `__call__`.
+        """
+        stages = self.network.stages
+        tensors = self.forward(images, stages.values())
+        return {stride: tensors[name] for stride, name in stages.items()}
+
+    def cam(self, images: Any, label: int | str | None = None) -> Array:
+        """Return class activation maps, (N, H, W): how much each place of the last map speaks for a class.
+
+        >>> build("fashion").cam(np.zeros((1, 28, 28, 1), np.float32), label=3).shape
+        (1, 7, 7)
+
+        The mean of a map and the classifier's bias for its class are the logit.
+
+        Args:
+            images: a picture or a list of them, as for `predict`, or preprocessed images, as for `__call__`.
+            label: a class's index or its label; None: of each image the most probable one.
+
+        Raises:
+            NetworkError: a network that does not end in global pool and classifier, or a class that it does not have.
+            ImageError, InputError: as `predict` and `forward`.
+
+        Source: Zhou et al., Learning Deep Features for Discriminative Localization (2016), equation 2.
+        """
+        network = self.network
+        if not network.logits or not network.global_pool:
+            raise NetworkError(f"{network.name} does not end in global pool and classifier", help="use `forward`")
+        if _is_picture(images):
+            images = [images]
+        if isinstance(images, list | tuple):
+            images = self._preprocessed(images)
+        last = "postnorm" if network.family.final_norm else network.units[-1].name
+        tensors = self.forward(images, [last, "logits"])
+        if label is None:
+            classes = tensors["logits"][:, 0, 0].argmax(axis=-1)
+        else:
+            classes = np.full(len(tensors[last]), self._class_of(label))
+        maps: Array = np.einsum("nhwc,cn->nhw", tensors[last], self.weights["logits/weights"][0, 0][:, classes])
+        return maps
+
+    def _class_of(self, label: int | str) -> int:
+        """The index of a class that is given as that or by its label."""
+        if isinstance(label, str):
+            if label in (self.labels or ()):
+                return (self.labels or ()).index(label)
+            near = nearest(label, self.labels or ())
+            raise NetworkError(f"{self.network.name} has no class called {label!r}", found=[near] if near else [])
+        if not 0 <= label < self.network.num_classes:
+            raise NetworkError(f"there is no class {label}: {self.network.name} has {self.network.num_classes}")
+        return int(label)
+
     def _preprocessed(self, pictures: Sequence[Any]) -> Array:
         if self.preprocess is None:
             raise NetworkError(
@@ -350,6 +416,7 @@ class Model:
             layout,
             self._packed,
             lambda scope: fold_norm(self.weights, scope, self.network.epsilon),
+            lambda scope: group_affine(self.weights, scope),
             self.isa,
             self.threads,
         )
@@ -524,12 +591,18 @@ def load(
     checkpoint = read_checkpoint(path)
     source = Path(path).name
     evidence: tuple[str, ...] = (f"format {checkpoint.format}: what its bytes say",)
-    if wanted is None:
-        conclusion = names.conclude(checkpoint, source)
+    told = understand(checkpoint.metadata, source)
+    if wanted is None and told:
+        wanted = held = told.network
+        scope, dialect = "", DIALECTS[0]  # slim's names, which are ours
+        evidence += ("network, preprocessing and labels: what the file says",)
+    elif wanted is None:
+        conclusion = conclude(checkpoint, source)
         wanted, scope, held = conclusion.network, conclusion.scope, conclusion.network
+        dialect = conclusion.dialect
         evidence += conclusion.evidence
     else:
-        scope = names.find_scope(checkpoint, wanted)
+        scope, dialect = names.find_scope(checkpoint, wanted)
         held = _held(checkpoint, source)
         evidence += (f"network {wanted.name}: asked for",)
     if num_classes is not None:
@@ -537,8 +610,13 @@ def load(
     if global_pool is not None:
         wanted = dataclasses.replace(wanted, global_pool=global_pool)
     wanted = with_output_stride(wanted, output_stride)
-    weights, unused = names.rename(checkpoint, wanted, scope, source, held)
-    own = belongings(wanted)
+    weights, unused = names.rename(checkpoint, wanted, scope, source, held, dialect)
+    own: dict[str, Any] = {"preprocess": told.preprocess, "labels": told.labels} if told else belongings(wanted)
+    if not told and (row := _beside(Path(path))):
+        own["preprocess"] = row
+        evidence += (f"preprocessing: {_BESIDE} beside it",)
+    if not wanted.num_classes:
+        own["labels"] = None
     return Model(
         wanted,
         weights,
@@ -565,6 +643,31 @@ def checkpoint_path(name: str | os.PathLike[str]) -> Path:
     return Path(__file__).parent / "builtin" / f"{name}.safetensors" if str(name) in BUILT_IN else Path(name)
 
 
+_BESIDE = "config.json"
+_MOST_CONFIG = 1 << 20  # bytes
+
+
+def _beside(path: Path) -> Preprocess | None:
+    """The preprocessing that timm's config.json says, where it lies beside the weights."""
+    from .preprocess import from_timm
+
+    config = (path if path.is_dir() else path.parent) / _BESIDE
+    if not config.is_file() or config.stat().st_size > _MOST_CONFIG:
+        return None
+    try:
+        told = json.loads(config.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None  # somebody else's: most programs have a file of that name
+    if not isinstance(told, dict) or "pretrained_cfg" not in told:
+        return None
+    try:
+        return from_timm(told)
+    except NetworkError as error:
+        raise CheckpointError(
+            f"{config}: {error.message}", found=error.found, help="pass preprocess=, or move the file away"
+        ) from error
+
+
 def _network_name(name: str) -> str:
     if name not in NETWORKS:
         close = nearest(name, NETWORKS)
@@ -589,7 +692,7 @@ def _preprocess(row: Preprocess | str | None) -> Preprocess | None:
 def _held(checkpoint: Mapping[str, npt.NDArray[Any]], source: str) -> Network | None:
     """What a checkpoint seems to hold, to explain a misfit; None where nothing can be concluded."""
     try:
-        return names.conclude(checkpoint, source).network
+        return conclude(checkpoint, source).network
     except CheckpointError:
         return None
 

@@ -1,6 +1,6 @@
-"""From a checkpoint's names to a network and to our names: what it holds, and every misfit reported at once.
+"""From a checkpoint's names to ours, with every misfit reported at once.
 
-Our names are slim's without the scope, so slim's own checkpoints only lose a prefix.
+Our names are slim's without the scope, so slim's own checkpoints only lose a prefix; see `dialects.py` for the others.
 """
 
 from __future__ import annotations
@@ -8,24 +8,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .errors import CheckpointError, NetworkError, nearest
-from .families import SLIM_V1, SLIM_V2, Stem
-from .network import UNITS, Block, Network, block_strides, bottleneck, resnet
+from .dialects import DIALECTS, Dialect
+from .errors import CheckpointError, nearest
+from .network import Network
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
-_LONGEST_NAME = 1024  # characters; longer ones are no variable's, and matching them would take for ever
-
-_FAMILIES = {family.version: family for family in (SLIM_V1, SLIM_V2)}
-_UNIT = re.compile(
-    r"^(?P<scope>(?:.*/)?)(?P<block>[^/]+)/unit_(?P<unit>[0-9]{1,9})/bottleneck_(?P<version>v[12])/(?P<rest>.+)$"
-)
+LONGEST_NAME = 1024  # characters; longer ones are no variable's, and matching them would take for ever
 
 # What training leaves in a checkpoint beside the weights. Sources: tf.train.Saver with slim's train_image_classifier.py
 # (optimizer slots, moving averages) and the released resnet_v1 files (mean_rgb).
@@ -33,195 +27,64 @@ _BYSTANDERS = re.compile(
     r"(^|/)(global_step|mean_rgb|beta[12]_power|save_counter|learning_rate)(:0)?$"
     r"|/(Momentum|RMSProp|Adam|Adagrad|Adadelta|Ftrl|ExponentialMovingAverage)(_\d+)?$"
     r"|^_CHECKPOINTABLE_OBJECT_GRAPH$"
+    r"|\.num_batches_tracked$"  # torch.nn.BatchNorm2d
 )
 
 
-@dataclass(frozen=True)
-class Conclusion:
-    """What a checkpoint holds, and from what that was concluded.
-
-    Args:
-        network: its table. scope: the prefix of its variables, "resnet_v2_50/" or "".
-        evidence: one sentence for each decision, for `resforward inspect`.
-    """
-
-    network: Network
-    scope: str
-    evidence: tuple[str, ...]
+def without_bystanders(tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
+    """Only what may be a network's."""
+    return {name: tensors[name] for name in tensors if len(name) > LONGEST_NAME or not _BYSTANDERS.search(name)}
 
 
-def conclude(tensors: Tensors, source: str) -> Conclusion:
-    """Infer the network from the names and shapes of a checkpoint's variables.
-
-    >>> conclusion = conclude(read_checkpoint("resnet_v2_50.ckpt"), "resnet_v2_50.ckpt")  # doctest: +SKIP
-    >>> conclusion.network.name  # doctest: +SKIP
-    'resnet_v2_50'
-
-    Args:
-        tensors: of `read_checkpoint`.
-        source: the file's name, for messages.
-
-    Raises:
-        CheckpointError: variables that are of no ResNet of slim's, or of several.
-    """
-    tensors = _without_bystanders(tensors)
-    parsed = [match for name in tensors if len(name) <= _LONGEST_NAME and (match := _UNIT.match(name))]
-    if not parsed:
-        raise CheckpointError(
-            f"{source} holds no network that is known here",
-            found=[
-                f"{len(tensors)} variables, such as {', '.join(name[:80] for name in sorted(tensors)[:3]) or 'none'}"
-            ],
-            help="a slim ResNet's variables are called SCOPE/block1/unit_1/bottleneck_v2/conv1/weights",
-        )
-    kinds = Counter((match["scope"], match["version"]) for match in parsed)
-    if len(kinds) > 1:
-        raise CheckpointError(
-            f"{source} holds {len(kinds)} networks",
-            found=[
-                f"{scope or 'no scope'}: bottleneck_{version}, {n} variables" for (scope, version), n in kinds.items()
-            ],
-            help="save one network a checkpoint",
-        )
-    ((scope, version),) = kinds
-    family = _FAMILIES[version]
-    evidence = [f"family {family.name}: its units are called bottleneck_{version}"]
-
-    counts: dict[str, int] = {}
-    for match in parsed:
-        counts[match["block"]] = max(counts.get(match["block"], 0), int(match["unit"]))
-    counts = dict(sorted(counts.items(), key=lambda item: _natural(item[0])))
-
-    def shape(name: str) -> tuple[int, ...]:
-        if scope + name not in tensors:
-            raise CheckpointError(
-                f"{source} is incomplete: {scope + name} is missing",
-                found=[f"it has {_join_units(counts)}"],
-                help="a shard or part of the training graph was left out when it was saved",
-            )
-        return tuple(tensors[scope + name].shape)
-
-    blocks = []
-    for (block, count), stride in zip(counts.items(), block_strides(family, len(counts)), strict=True):
-        if count > len(tensors):
-            raise CheckpointError(f"{source}: {scope}{block} has units up to unit_{count} in {len(tensors)} variables")
-        units = []
-        strided = count if family.stride_unit == "last" else 1
-        for unit in range(1, count + 1):
-            prefix = f"{block}/unit_{unit}/bottleneck_{version}"
-            *_, depth_bottleneck = shape(f"{prefix}/conv1/weights") or (0,)
-            *_, depth = shape(f"{prefix}/conv3/weights") or (0,)
-            units.append((depth, depth_bottleneck, stride if unit == strided else 1))
-        try:
-            blocks.append(Block(block, bottleneck, units))
-        except NetworkError as error:
-            raise CheckpointError(f"{source} describes no network: {error.message}", found=error.found) from error
-    layers = next((depth for depth, units in UNITS.items() if list(units) == list(counts.values())), None)
-    known = f", as in resnet_{version}_{layers}" if layers else ""
-    evidence.append(f"units {', '.join(map(str, counts.values()))}{known}: counted in the variables' names")
-    evidence.append("strides: slim's, the last unit of every Block but the last has 2 (no checkpoint stores them)")
-
-    classes_name = next(
-        (f"{scope}logits/{part}" for part in ("biases", "weights") if f"{scope}logits/{part}" in tensors), None
-    )
-    classes = int(tensors[classes_name].shape[-1]) if classes_name and tensors[classes_name].ndim else 0
-    evidence.append(
-        f"{classes} classes: the length of {classes_name}" if classes_name else "no classifier: no variable of it"
-    )
-
-    root = f"{scope}conv1/weights"
-    stem: Stem | None = None
-    if root in tensors:
-        kernel, _, channels, width = shape("conv1/weights") if tensors[root].ndim == 4 else (0, 0, 0, 0)
-        stem = family.stem
-        if kernel == 3:
-            stem = Stem(3, 1, (width,), family.stem.bias, family.stem.norm, pool=None)
-            evidence.append("root block 3x3 with stride 1 and no pool: assumed for a 3x3 conv1/weights")
-        elif width != family.stem.widths[0]:
-            stem = Stem(
-                family.stem.kernel, family.stem.stride, (width,), family.stem.bias, family.stem.norm, family.stem.pool
-            )
-    else:
-        channels = _first_depth_in(tensors, scope, blocks[0], version, shape)
-        evidence.append("no root block: no conv1/weights")
-    name = scope.rstrip("/").rpartition("/")[2] or (f"resnet_{version}_{layers}" if layers else f"resnet_{version}")
-    try:
-        network = resnet(
-            family,
-            blocks,
-            classes,
-            include_root_block=stem is not None,
-            input_channels=channels,
-            stem=stem,
-            name=name,
-        )
-    except NetworkError as error:
-        raise CheckpointError(f"{source} describes no network: {error.message}", found=error.found) from error
-    return Conclusion(network, scope, tuple(evidence))
-
-
-def _first_depth_in(tensors: Tensors, scope: str, block: Block, version: str, shape: Any) -> int:
-    prefix = f"{block.scope}/unit_1/bottleneck_{version}"
-    dims = shape(f"{prefix}/conv1/weights")
-    return int(dims[2]) if len(dims) == 4 else 0
-
-
-def _natural(name: str) -> tuple[Any, ...]:
-    """block2 before block10; on ties and other names, the alphabet."""
-    # Digits as text: longer is larger once leading zeros are gone, and no file makes us convert a million of them.
-    parts = re.split(r"([0-9]+)", name)
-    return tuple((0, len(n := part.lstrip("0")), n) if i % 2 else (1, 0, part) for i, part in enumerate(parts) if part)
-
-
-def _join_units(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{block} with {count} units" for block, count in counts.items())
-
-
-def _without_bystanders(tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
-    return {name: tensors[name] for name in tensors if len(name) > _LONGEST_NAME or not _BYSTANDERS.search(name)}
-
-
-def find_scope(tensors: Iterable[str], network: Network) -> str:
-    """The prefix under which a checkpoint holds a network's variables: the one that fits most of them."""
-    variables = network.variables
-    votes: Counter[str] = Counter()
-    for name in tensors:
-        start = 0
-        while len(name) <= _LONGEST_NAME:  # every suffix that starts after a slash, longest first
-            if name[start:] in variables:
-                votes[name[:start]] += 1
-                break
-            start = name.find("/", start) + 1
-            if start == 0:
-                break
-    return votes.most_common(1)[0][0] if votes else f"{network.name}/"
+def find_scope(tensors: Iterable[str], network: Network) -> tuple[str, Dialect]:
+    """The prefix under which a checkpoint holds a network's variables, and the dialect: those that fit most of them."""
+    votes: Counter[tuple[str, int]] = Counter()
+    names = [name for name in tensors if len(name) <= LONGEST_NAME]
+    for index, dialect in enumerate(DIALECTS):
+        theirs = {dialect.theirs(name) for name in network.variables}
+        for name in names:
+            starts = [0, *(match.end() for match in re.finditer("[/.]", name))]
+            start = next((start for start in starts if name[start:] in theirs), None)
+            if start is not None:
+                votes[name[:start], index] += 1
+    if not votes:
+        return f"{network.name}/", DIALECTS[0]
+    ((scope, index), _), *_ = votes.most_common(1)
+    return scope, DIALECTS[index]
 
 
 def rename(
-    tensors: Tensors, network: Network, scope: str, source: str, held: Network | None = None
+    tensors: Tensors,
+    network: Network,
+    scope: str,
+    source: str,
+    held: Network | None = None,
+    dialect: Dialect = DIALECTS[0],
 ) -> tuple[dict[str, npt.NDArray[np.float32]], tuple[str, ...]]:
     """Return the weights under our names, and the names of variables that nobody asked for.
 
     Args:
-        tensors: of `read_checkpoint`. scope: the prefix of its variables.
+        tensors: of `read_checkpoint`. scope: the prefix of its variables. dialect: what they are called behind it.
         network: what they must fit, variable by variable.
         source: the file's name, for messages.
         held: what the checkpoint was concluded to hold, for the help line.
 
     Raises:
-        CheckpointError: variables that are missing, or of another shape or kind; all of them are listed.
+        CheckpointError: variables that are missing, or of another shape or kind, or units with parts that the network
+            does not have; all of them are listed.
     """
     weights: dict[str, npt.NDArray[np.float32]] = {}
     wrong: list[str] = []
-    used = {scope + name for name in network.variables}
-    unused = sorted(name for name in _without_bystanders(tensors) if name not in used)
+    keys = {name: scope + dialect.theirs(name) for name in network.variables}
+    used = set(keys.values())
+    unused = sorted(name for name in without_bystanders(tensors) if name not in used)
     for name, expected in network.variables.items():
-        key = scope + name
+        key = keys[name]
         if key not in tensors:
-            near = nearest(key, [n for n in unused if len(n) <= _LONGEST_NAME]) if len(wrong) < 3 else ""
+            near = nearest(key, [n for n in unused if len(n) <= LONGEST_NAME]) if len(wrong) < 3 else ""
             wrong.append(f"{key}: expected {expected}, found none" + (f"; {near}" if near else ""))
             continue
-        array = tensors[key]
+        array = dialect.array(tensors[key])
         if tuple(array.shape) != expected:
             wrong.append(f"{key}: expected {expected}, found {tuple(array.shape)}")
         elif array.dtype.kind != "f":
@@ -234,7 +97,47 @@ def rename(
             found=wrong,
             help=_misfit_help(network, held),
         )
+    _refuse_more(network, scope, source, dialect, unused)
+    if network.family.weight_epsilon is not None:
+        for name in weights:
+            if name.endswith("/weights") and not name.startswith("logits/"):
+                weights[name] = standardise(weights[name], network.family.weight_epsilon)
     return weights, tuple(unused)
+
+
+def _refuse_more(network: Network, scope: str, source: str, dialect: Dialect, unused: Sequence[str]) -> None:
+    """Refuse units with parts that ours do not have: what they compute is something else."""
+    if not dialect.prefix:
+        return
+    places = [
+        (block, unit) for block, units in enumerate(network.blocks.values(), 1) for unit in range(1, len(units) + 1)
+    ]
+    prefixes = tuple(scope + dialect.prefix_of(*place) for place in places)
+    if more := [name for name in unused if name.startswith(prefixes)]:
+        raise CheckpointError(
+            f"{source} holds more than a ResNet: its units have {len(more)} variables of other parts",
+            found=[name[:80] for name in more],
+            help="squeeze-and-excitation, attention and the like are not computed here",
+        )
+
+
+def standardise(kernel: npt.NDArray[Any], epsilon: float) -> npt.NDArray[np.float32]:
+    """Give each output channel's weights a mean of 0 and a variance of 1, in double precision.
+
+    >>> standardise(np.array([1.0, 3.0]).reshape(1, 1, 2, 1), epsilon=0.0).ravel()
+    array([-1.,  1.], dtype=float32)
+
+    Args:
+        kernel: (height, width, in, out).
+        epsilon: added to the variance.
+
+    Source: Qiao et al., Micro-Batch Training with Batch-Channel Normalization and Weight Standardization (2019).
+    """
+    double = kernel.astype(np.float64)
+    centered = double - double.mean(axis=(0, 1, 2))
+    variance = np.square(centered).mean(axis=(0, 1, 2))
+    standard: npt.NDArray[np.float32] = (centered / np.sqrt(variance + epsilon)).astype(np.float32)
+    return standard
 
 
 def _misfit_help(network: Network, held: Network | None) -> str:

@@ -16,8 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
+from .aliases import Aliases, aliases
 from .errors import EndPointError, NetworkError, nearest
-from .families import SLIM_V1, SLIM_V2, Family, Post, Pre, Shortcut, Stem
+from .families import SLIM_V1, SLIM_V2, Family, Norm, Post, Pre, Shortcut, Stem
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ class Block:
 
     Args:
         scope: name of the Block; the prefix of its units' end points.
-        unit_fn: `bottleneck`.
-        args: a unit each: (depth, depth_bottleneck, stride), or slim's dict of those names.
+        unit_fn: `bottleneck` or `basic`.
+        args: a unit each: (depth, depth_bottleneck, stride), or slim's dict of those names; of a basic unit,
+            depth_bottleneck are the channels between its two convolutions.
 
     Raises:
         NetworkError: a unit that is no such triple of positive integers.
@@ -56,7 +58,7 @@ class Block:
         if not isinstance(unit_fn, UnitKind):
             raise NetworkError(
                 f"{scope}'s unit_fn is a {type(unit_fn).__name__}",
-                help="pass `resforward.bottleneck`, which is a value here",
+                help="pass `resforward.bottleneck` or `resforward.basic`, which are values here",
             )
         triples, wrong = [], []
         for index, unit in enumerate(args, start=1):
@@ -102,7 +104,7 @@ class Conv:
     stride: int = 1
     rate: int = 1
     bias: bool = False
-    norm: bool = False
+    norm: Norm | None = None
     relu: bool = False
 
     @property
@@ -114,8 +116,13 @@ class Conv:
         if self.bias:
             shapes[f"{self.name}/biases"] = (self.depth,)
         if self.norm:
-            shapes |= norm_variables(f"{self.name}/BatchNorm", self.depth)
+            shapes |= norm_variables(self.norm_scope, self.depth, self.norm)
         return shapes
+
+    @property
+    def norm_scope(self) -> str:
+        """The prefix of its norm's variables."""
+        return f"{self.name}/{'BatchNorm' if self.norm == 'bn' else 'GroupNorm'}"
 
     def macs(self, height: int, width: int) -> int:
         """Multiply-adds for one image of height x width output pixels."""
@@ -126,9 +133,15 @@ class Conv:
         return (size - 1) // self.stride + 1
 
 
-def norm_variables(scope: str, depth: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of one batch norm's variables."""
-    return {f"{scope}/{part}": (depth,) for part in ("gamma", "beta", "moving_mean", "moving_variance")}
+NORM_PARTS: dict[Norm, tuple[str, ...]] = {
+    "bn": ("gamma", "beta", "moving_mean", "moving_variance"),
+    "gn": ("gamma", "beta"),
+}
+
+
+def norm_variables(scope: str, depth: int, norm: Norm = "bn") -> dict[str, tuple[int, ...]]:
+    """Names and shapes of one norm's variables."""
+    return {f"{scope}/{part}": (depth,) for part in NORM_PARTS[norm]}
 
 
 @dataclass(frozen=True)
@@ -139,10 +152,11 @@ class Unit:
         name: its end point, `block1/unit_1/bottleneck_v2`. block: the Block it belongs to.
         depth_in, depth, depth_bottleneck: channels read, written, and in between.
         stride: step of the unit, pixels. rates: dilation of each of its convolutions.
-        stride_at: the convolution that carries the stride, counted from 1.
+        stride_at: the convolution that carries the stride, counted from 1. norm: of which kind its norms are.
         pre, post: norm and ReLU before its paths, and what follows the sum; see `Family`.
-        bias: of its convolutions. norm_last: batch norm after the last of them.
-        shortcut: how the input reaches the sum; `identity` is `subsample` with stride 1.
+        bias: of its convolutions. norm_last: a norm after the last of them.
+        shortcut: how the input reaches the sum: `identity`; `subsample`, every stride-th pixel; `projection`, a 1x1
+            convolution with the stride; `avg_projection`, the mean of stride x stride pixels and then a convolution.
         shortcut_bias, shortcut_norm: of the projection.
     """
 
@@ -162,6 +176,7 @@ class Unit:
     shortcut: Shortcut
     shortcut_bias: bool
     shortcut_norm: bool
+    norm: Norm = "bn"
 
     @property
     def rate(self) -> int:
@@ -171,21 +186,21 @@ class Unit:
     @functools.cached_property
     def projection(self) -> Conv | None:
         """The 1x1 convolution of the shortcut, where there is one."""
-        if self.shortcut != "projection":
+        if self.shortcut not in ("projection", "avg_projection"):
             return None
         return Conv(
             f"{self.name}/shortcut",
             1,
             self.depth_in,
             self.depth,
-            stride=self.stride,
+            stride=self.stride if self.shortcut == "projection" else 1,
             bias=self.shortcut_bias,
-            norm=self.shortcut_norm,
+            norm=self.norm if self.shortcut_norm else None,
         )
 
     @functools.cached_property
     def convs(self) -> tuple[Conv, ...]:
-        """The residual path, in order. Inner convolutions are always followed by batch norm and ReLU."""
+        """The residual path, in order. Inner convolutions are always followed by norm and ReLU."""
         rows, last = [], len(self.kind.kernels)
         depth_in = self.depth_in
         for place, kernel in enumerate(self.kind.kernels, start=1):
@@ -199,7 +214,7 @@ class Unit:
                     stride=self.stride if place == self.stride_at else 1,
                     rate=self.rates[place - 1],
                     bias=self.bias[place - 1],
-                    norm=place < last or self.norm_last,
+                    norm=self.norm if place < last or self.norm_last else None,
                     relu=place < last,
                 )
             )
@@ -209,7 +224,7 @@ class Unit:
     @property
     def variables(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of its variables, in slim's order."""
-        shapes = norm_variables(f"{self.name}/preact", self.depth_in) if self.pre != "none" else {}
+        shapes = norm_variables(f"{self.name}/preact", self.depth_in, self.norm) if self.pre != "none" else {}
         for conv in (*filter(None, [self.projection]), *self.convs):
             shapes |= conv.variables
         return shapes
@@ -296,6 +311,7 @@ class Network:
         for place, depth in enumerate(self.stem.widths, start=1):
             name = "conv1" if len(self.stem.widths) == 1 else f"conv1/conv{place}"
             kernel, stride = (self.stem.kernel, self.stem.stride) if place == 1 else (3, 1)
+            normed = place < len(self.stem.widths) or self.stem.norm
             rows.append(
                 Conv(
                     name,
@@ -304,8 +320,8 @@ class Network:
                     depth,
                     stride=stride,
                     bias=self.stem.bias,
-                    norm=self.stem.norm,
-                    relu=self.stem.norm,
+                    norm=self.family.norm if normed else None,
+                    relu=normed,
                 )
             )
             depth_in = depth
@@ -332,7 +348,7 @@ class Network:
         for unit in self.units:
             shapes |= unit.variables
         if self.family.final_norm:
-            shapes |= norm_variables("postnorm", self.depth)
+            shapes |= norm_variables("postnorm", self.depth, self.family.norm)
         if self.logits:
             shapes |= self.logits.variables
         return shapes
@@ -351,19 +367,18 @@ class Network:
         return {name: tuple(units) for name, units in grouped.items()}
 
     @functools.cached_property
-    def beyond_slim(self) -> tuple[str, ...]:
-        """Parts that no network of slim's has; neither the engine nor a plain graph computes them.
+    def uncomputed(self) -> tuple[str, ...]:
+        """Parts that a table can describe and neither the engine nor a plain graph computes.
 
-        >>> NETWORKS["resnet_v2_50"].beyond_slim
+        >>> NETWORKS["resnet_v2_50"].uncomputed
         ()
         """
-        family = self.family
-        parts = [f"norm {family.norm}"] if family.norm != "bn" else []
-        parts += ["weight standardisation"] if family.weight_epsilon is not None else []
-        parts += ["batch norm on the image"] if family.input_norm else []
+        parts = ["batch norm on the image"] if self.family.input_norm else []
         for unit in self.units:
-            if unit.shortcut in ("avg_projection", "zero_pad"):
+            if unit.shortcut == "zero_pad":
                 parts.append(f"{unit.name}: shortcut {unit.shortcut}")
+            convs = filter(None, (*unit.convs, unit.projection))
+            parts += [f"{conv.name}: group norm without ReLU" for conv in convs if conv.norm == "gn" and not conv.relu]
             if unit.post == "norm_relu":
                 parts.append(f"{unit.name}: {unit.post} after the sum")
         return tuple(parts)
@@ -385,10 +400,12 @@ class Network:
         return {point.name: point for point in self._trace(height, width)}
 
     def canonical(self, asked: Iterable[str]) -> dict[str, str]:
-        """The canonical name of each end point that is asked for by that or by its full slim key.
+        """The canonical name of each end point, asked for by that, its full slim key or another library's name.
 
         >>> NETWORKS["resnet_v2_50"].canonical(["resnet_v2_50/block1", "logits"])
         {'resnet_v2_50/block1': 'block1', 'logits': 'logits'}
+        >>> NETWORKS["resnet_v2_50"].canonical("layer1.0.act1")
+        {'layer1.0.act1': 'block1/unit_1/bottleneck_v2/conv1'}
 
         Args:
             asked: names; one may be a string.
@@ -402,6 +419,11 @@ class Network:
             short = str(name).removeprefix(f"{self.name}/")
             if name in known or short in known:
                 canonical[name] = name if name in known else short
+            elif name in self._aliases.known:
+                canonical[name] = self._aliases.known[name]
+            elif name in self._aliases.folded:
+                after = self._aliases.folded[name]
+                wrong.append(f"`{name}` is computed together with what follows it; that is `{after}`")
             else:
                 # `block3/unit6` is nearer to `block3/unit_6` than to its full name.
                 units = {unit.name.rpartition("/")[0]: unit.name for unit in self.units}
@@ -418,8 +440,28 @@ class Network:
         return canonical
 
     @functools.cached_property
+    def _aliases(self) -> Aliases:
+        return aliases(self)
+
+    @functools.cached_property
     def _end_point_names(self) -> tuple[str, ...]:
         return tuple(self.end_points(1, 1))  # the same at every size
+
+    @functools.cached_property
+    def stages(self) -> dict[int, str]:
+        """The last unit's end point at each stride, pixels of the image for one of its own: a feature pyramid.
+
+        >>> NETWORKS["resnet_v2_50"].stages[8]
+        'block2/unit_3/bottleneck_v2'
+
+        Networks whose Blocks begin with their strides, as torch's, have whole Blocks here.
+        """
+        stride = self.stem.stride * (self.stem.pool.stride if self.stem.pool else 1) if self.stem else 1
+        stages = {}
+        for unit in self.units:
+            stride *= unit.stride
+            stages[stride] = unit.name
+        return stages
 
     def macs(self, height: int, width: int) -> int:
         """Multiply-adds of one image's forward pass."""
@@ -442,10 +484,11 @@ class Network:
             for unit in units:
                 own = []
                 if unit.pre != "none":
-                    norm = _total(norm_variables("", unit.depth_in))
+                    norm = _total(norm_variables("", unit.depth_in, unit.norm))
                     own.append(EndPoint(f"{unit.name}/preact", h, w, unit.depth_in, 0, norm))
                 if unit.projection:
-                    own.append(conv_point(unit.projection, h, w))
+                    pooled = unit.stride if unit.shortcut == "avg_projection" else 1
+                    own.append(conv_point(unit.projection, -(-h // pooled), -(-w // pooled)))
                 for conv in unit.convs:
                     own.append(conv_point(conv, h, w))
                     h, w = own[-1].height, own[-1].width
@@ -455,7 +498,7 @@ class Network:
                 block_macs, block_parameters = block_macs + macs, block_parameters + parameters
             yield EndPoint(block, h, w, units[-1].depth, block_macs, block_parameters)
         if self.family.final_norm:
-            yield EndPoint("postnorm", h, w, self.depth, 0, _total(norm_variables("", self.depth)))
+            yield EndPoint("postnorm", h, w, self.depth, 0, _total(norm_variables("", self.depth, self.family.norm)))
         if self.global_pool:
             h = w = 1
             yield EndPoint("global_pool", h, w, self.depth, 0, 0)
@@ -537,7 +580,15 @@ def resnet(
     depth_in = root.widths[-1] if root else input_channels
     for block in blocks:
         for index, (depth, depth_bottleneck, stride) in enumerate(block.args, start=1):
-            projects = depth != depth_in
+            projects = {
+                "width": depth != depth_in,
+                "width or stride": depth != depth_in or stride > 1,
+                "first unit": index == 1,
+            }[family.projects]
+            shortcut: Shortcut = "subsample" if stride > 1 else "identity"
+            if projects:
+                shortcut = family.projection if stride > 1 else "projection"
+            convs = len(block.unit_fn.kernels)
             units.append(
                 Unit(
                     name=f"{block.scope}/unit_{index}/{block.unit_fn.name}_{family.version}",
@@ -547,15 +598,16 @@ def resnet(
                     depth=depth,
                     depth_bottleneck=depth_bottleneck,
                     stride=stride,
-                    rates=(1,) * len(block.unit_fn.kernels),
-                    stride_at=family.stride_at,
+                    rates=(1,) * convs,
+                    stride_at=family.stride_at if convs > 2 else 1,
                     pre=family.pre_projection if projects else family.pre_identity,
                     post=family.post,
-                    bias=family.bias,
+                    bias=family.bias if convs > 2 else (family.bias[0], family.bias[-1]),
                     norm_last=family.norm_last,
-                    shortcut="projection" if projects else "subsample" if stride > 1 else "identity",
+                    shortcut=shortcut,
                     shortcut_bias=family.shortcut_bias,
                     shortcut_norm=family.shortcut_norm,
+                    norm=family.norm,
                 )
             )
             depth_in = depth
@@ -580,7 +632,8 @@ def with_output_stride(network: Network, output_stride: int | None) -> Network:
     [2, 2, 2]
 
     The rule is slim's (`stack_blocks_dense`): once the stride reached is the one asked for, a unit keeps the rate so
-    far and loses its stride, and the rate grows by that stride for the units after it.
+    far and loses its stride, and the rate grows by that stride for what comes after it. Torch's, with its first and
+    later dilations of a stage, is the same rule for networks whose first units have the stride.
 
     Args:
         network: with its nominal strides.
@@ -609,8 +662,17 @@ def with_output_stride(network: Network, output_stride: int | None) -> Network:
     current, rate, units = root, 1, []
     for unit in network.units:
         if current == output_stride:
+            if unit.shortcut == "avg_projection":
+                raise NetworkError(
+                    f"{network.name} has no dense form: {unit.name}'s shortcut takes the mean of its strides",
+                    help="an output stride can be had where shortcuts are plain convolutions",
+                )
             shortcut: Shortcut = "identity" if unit.shortcut == "subsample" else unit.shortcut
-            rates = tuple(rate if kernel > 1 else 1 for kernel in unit.kind.kernels)
+            # What follows the convolution that lost the stride reads a map that is denser by it.
+            rates = tuple(
+                1 if kernel == 1 else rate if place <= unit.stride_at else rate * unit.stride
+                for place, kernel in enumerate(unit.kind.kernels, start=1)
+            )
             units.append(dataclasses.replace(unit, stride=1, rates=rates, shortcut=shortcut))
             rate *= unit.stride
         else:
@@ -658,6 +720,7 @@ def resnet_block(scope: str, base_depth: int, num_units: int, stride: int, strid
     return Block(scope, bottleneck, [(4 * base_depth, base_depth, s) for s in strides])
 
 
+BASIC_UNITS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}  # units per Block, by depth
 
 

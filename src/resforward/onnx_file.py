@@ -19,8 +19,10 @@ from . import __version__
 from .errors import ResforwardError
 from .graph import INPUT, Graph, Node
 
-OPSET = 17
-_IR_VERSION = 8  # the one that came with opset 17
+# Versions of the operators and of the format that came with them: the oldest that every network needs, and the first
+# that has a group norm with a scale for each channel.
+OPSET, _IR_VERSION = 17, 8
+_GROUP_NORM_OPSET, _GROUP_NORM_IR_VERSION = 21, 10
 _MOST_BYTES = (1 << 31) - 1  # of a protobuf message
 
 
@@ -51,6 +53,8 @@ def onnx_bytes(graph: Graph, metadata: Mapping[str, str] | None = None) -> bytes
         ]
     shapes = {node.name: node.shape for node in graph.nodes}
     height, width, channels = graph.shape
+    grouped = any(node.op == "group_norm" for node in graph.nodes)
+    opset, ir_version = (_GROUP_NORM_OPSET, _GROUP_NORM_IR_VERSION) if grouped else (OPSET, _IR_VERSION)
     model = helper.make_model(
         helper.make_graph(
             nodes,
@@ -59,8 +63,8 @@ def onnx_bytes(graph: Graph, metadata: Mapping[str, str] | None = None) -> bytes
             [_value(name, shapes[name]) for name in graph.outputs],
             initializers,
         ),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=_IR_VERSION,
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=ir_version,
         producer_name="resforward",
         producer_version=__version__,
     )
@@ -106,6 +110,8 @@ def _spell(node: Node) -> tuple[str, dict[str, npt.NDArray[Any]], dict[str, Any]
             )
         case "norm":  # takes its variables in slim's order
             return "BatchNormalization", weights, {"epsilon": given["epsilon"]}
+        case "group_norm":
+            return "GroupNormalization", weights, {"num_groups": given["groups"], "epsilon": given["epsilon"]}
         case "relu":
             return "Relu", {}, {}
         case "add":
@@ -119,6 +125,9 @@ def _spell(node: Node) -> tuple[str, dict[str, npt.NDArray[Any]], dict[str, Any]
             words: dict[str, dict[str, Any]] = {"same": {"auto_pad": "SAME_UPPER"}, "ceil": {"ceil_mode": 1}}
             padding = given["padding"]
             return "MaxPool", {}, window | (words[padding] if isinstance(padding, str) else {"pads": padding})
+        case "avg_pool":
+            window = {"kernel_shape": [given["kernel"]] * 2, "strides": [given["stride"]] * 2}
+            return "AveragePool", {}, window | {"ceil_mode": 1, "count_include_pad": 0}
         case "subsample":
             return "MaxPool", {}, {"kernel_shape": [1, 1], "strides": [given["stride"]] * 2}
         case "identity":

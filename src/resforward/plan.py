@@ -16,6 +16,7 @@ from typing import Literal
 
 from . import _core
 from .errors import NetworkError
+from .families import GROUPS
 from .fold import ScaleShift
 from .network import Conv, Network, Unit
 
@@ -64,14 +65,17 @@ class Step:
         kind: of the core's steps. name: the end point or variable scope that it computes.
         inputs: values that it reads.
         linear, out, preact: its outputs: the plain result, the one after sum and ReLU, and the next norm of that.
-        relu: whether `out` ends in ReLU. norm: scope of the batch norm that makes `preact`.
+        relu: whether `out` ends in ReLU. norm: scope of the batch norm that makes `preact`, or of a group norm.
         conv: the row of its convolution. shortcut: what is added to it, read with shortcut_stride.
         tile: of a Winograd convolution.
-        pads: of a max-pool, (y, x). output: index of the array that a store fills. softmax: over its channels first.
+        pads: of a max-pool, (y, x). stride: of an average pool, and the side of its windows.
+        output: index of the array that a store fills. softmax: over its channels first.
         then: 1x1 convolutions of what it writes, computed with it for a block of pixels at a time.
     """
 
-    kind: Literal["load", "load_rows", "conv", "conv_rows", "winograd", "max_pool", "mean", "store"]
+    kind: Literal[
+        "load", "load_rows", "conv", "conv_rows", "winograd", "max_pool", "avg_pool", "group_norm", "mean", "store"
+    ]  # fmt: skip
     name: str
     inputs: list[Value] = field(default_factory=list)
     linear: Value | None = None
@@ -84,6 +88,7 @@ class Step:
     shortcut_stride: int = 1
     tile: Tile | None = None
     pads: tuple[int, int] = (0, 0)
+    stride: int = 1
     output: int = -1
     softmax: bool = False
     then: list[Step] = field(default_factory=list)
@@ -168,8 +173,8 @@ def lay_out(
 
 def _trace(network: Network, n: int, h: int, w: int, winograd: bool) -> tuple[list[Step], dict[str, Value]]:
     """All steps of the whole network with all their outputs, and the value of every end point."""
-    if network.beyond_slim:
-        raise NetworkError(f"{network.name} has parts that the engine has no steps for", found=network.beyond_slim)
+    if network.uncomputed:
+        raise NetworkError(f"{network.name} has parts that the engine has no steps for", found=network.uncomputed)
     steps: list[Step] = []
     points: dict[str, Value] = {}
 
@@ -187,21 +192,41 @@ def _trace(network: Network, n: int, h: int, w: int, winograd: bool) -> tuple[li
         rows: bool = False,
     ) -> Step:
         shape = (x.n, row.output(x.h), row.output(x.w), row.depth)
+        grouped = row.norm == "gn"
         tile = winograd_tile(row, x.h, x.w) if winograd and not rows else None
-        return add(
+        step = add(
             Step(
                 "conv_rows" if rows else "winograd" if tile else "conv",
                 row.name,
                 [x],
                 linear=Value(*shape) if shortcut else None,
                 out=Value(*shape),
-                relu=row.relu or relu,
+                relu=relu or (row.relu and not grouped),
                 conv=row,
                 shortcut=shortcut,
                 shortcut_stride=shortcut_stride,
                 tile=tile,
             )
         )
+        return group_norm(step, row.norm_scope) if grouped else step
+
+    def group_norm(step: Step, scope: str) -> Step:
+        """Group norm and ReLU: of statistics that are known when all of a map is there, so a step of its own."""
+        x = _out(step)
+        return add(Step("group_norm", scope, [x], out=Value(x.n, x.h, x.w, x.c), norm=scope))
+
+    def avg_pool(x: Value, stride: int, name: str) -> Value:
+        pooled = Value(x.n, -(-x.h // stride), -(-x.w // stride), x.c)
+        return _out(add(Step("avg_pool", name, [x], out=pooled, stride=stride)))
+
+    def normed(step: Step, scope: str) -> Value:
+        """The norm and ReLU of a step's result: of batch norm that step's second output."""
+        if network.family.norm == "gn":
+            return _out(group_norm(step, scope))
+        x = _out(step)
+        step.norm = scope
+        step.preact = Value(x.n, x.h, x.w, x.c)
+        return step.preact
 
     if network.stem is None:
         last = add(Step("load", "images", out=Value(n, h, w, network.input_channels)))
@@ -224,11 +249,11 @@ def _trace(network: Network, n: int, h: int, w: int, winograd: bool) -> tuple[li
             points["pool1"] = _out(last)
 
     for unit in network.units:
-        last = _unit(unit, last, convolve, points)
+        last = _unit(unit, last, convolve, avg_pool, normed, points)
         points[unit.block] = _out(last)
     features = _out(last)
     if network.family.final_norm:
-        points["postnorm"] = features = _normed(last, "postnorm")
+        points["postnorm"] = features = normed(last, "postnorm")
     if network.global_pool:
         pooled = Value(n, 1, 1, features.c)
         add(Step("mean", "global_pool", [features], out=pooled))
@@ -238,15 +263,25 @@ def _trace(network: Network, n: int, h: int, w: int, winograd: bool) -> tuple[li
     return steps, points
 
 
-def _unit(unit: Unit, before: Step, convolve: Callable[..., Step], points: dict[str, Value]) -> Step:
+def _unit(
+    unit: Unit,
+    before: Step,
+    convolve: Callable[..., Step],
+    avg_pool: Callable[[Value, int, str], Value],
+    normed: Callable[[Step, str], Value],
+    points: dict[str, Value],
+) -> Step:
     """One residual unit; its sum is the epilogue of its last convolution."""
     raw = _out(before)
     x = raw
     if unit.pre != "none":
-        points[f"{unit.name}/preact"] = x = _normed(before, f"{unit.name}/preact")
+        points[f"{unit.name}/preact"] = x = normed(before, f"{unit.name}/preact")
     shortcut, shortcut_stride = raw, unit.stride
     if unit.projection:
-        step = convolve(unit.projection, x if unit.pre == "both" else raw)
+        projected = x if unit.pre == "both" else raw
+        if unit.shortcut == "avg_projection":
+            projected = avg_pool(projected, unit.stride, f"{unit.name}/shortcut/pool")
+        step = convolve(unit.projection, projected)
         points[unit.projection.name] = shortcut = _out(step)
         shortcut_stride = 1
     for row in unit.convs[:-1]:
@@ -262,14 +297,6 @@ def _unit(unit: Unit, before: Step, convolve: Callable[..., Step], points: dict[
 def _out(step: Step) -> Value:
     assert step.out is not None
     return step.out
-
-
-def _normed(step: Step, scope: str) -> Value:
-    """The batch norm and ReLU of a step's result, as that step's second output."""
-    x = _out(step)
-    step.norm = scope
-    step.preact = Value(x.n, x.h, x.w, x.c)
-    return step.preact
 
 
 def _needed(steps: list[Step], stores: list[Step]) -> list[Step]:
@@ -355,6 +382,7 @@ def make_plan(
     layout: Layout,
     convs: Mapping[Form, Packed],
     norm: Norm,
+    group: Norm,
     isa: str,
     threads: int,
 ) -> _core.Plan:
@@ -364,7 +392,7 @@ def make_plan(
         network: the table that the layout was made from.
         layout: of `lay_out`.
         convs: packed convolutions by name and form; see `Step.form`.
-        norm: a batch norm's scale and shift by its scope.
+        norm: a batch norm's scale and shift by its scope. group: a group norm's gamma and beta, likewise.
         isa, threads: what runs it.
     """
     plan = _core.Plan(isa, threads, layout.arena_floats)
@@ -380,10 +408,16 @@ def make_plan(
         if step.kind == "mean":
             plan.mean(step.inputs[0].tensor(), _out(step).tensor())
             continue
+        if step.kind == "group_norm":
+            x, affine = step.inputs[0], group(step.norm)
+            plan.group_norm(x.tensor(), GROUPS, affine.scale, affine.shift, network.epsilon, _out(step).tensor())
+            continue
         outputs = _outputs(step, norm)
         if step.kind == "load":
             written = step.writes[0]
             plan.load(written.n, written.h, written.w, written.c, outputs)
+        elif step.kind == "avg_pool":
+            plan.avg_pool(step.inputs[0].tensor(), step.stride, step.stride, outputs)
         elif step.kind == "max_pool":
             assert network.stem is not None
             assert network.stem.pool is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -178,6 +178,46 @@ class Preprocess:
             raise NetworkError(f"this row describes no preprocessing: {error}") from error
 
 
+_TIMM_GEOMETRY = {"center": "shorter_side_floor", "squash": "squash"}
+
+
+def from_timm(config: Mapping[str, Any]) -> Preprocess:
+    """The row of a `config.json` as timm writes it beside its weights.
+
+    >>> cfg = {"input_size": [3, 224, 224], "crop_pct": 0.95, "interpolation": "bicubic"}
+    >>> row = from_timm({"pretrained_cfg": cfg | {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}})
+    >>> row == TIMM_V2_224
+    True
+
+    What is left out is ImageNet's, as in timm. Its squash resizes to size / crop_pct and then cuts the centre, which is
+    cutting first only where crop_pct is 1.
+
+    Raises:
+        NetworkError: a value that timm has and that is not known here, or no value of timm's.
+
+    Source: huggingface/pytorch-image-models, timm/data/config.py, transforms_factory.py.
+    """
+    cfg = config.get("pretrained_cfg", config)
+    if not isinstance(cfg, Mapping):
+        raise NetworkError("pretrained_cfg is no table")
+    mode, crop = cfg.get("crop_mode") or "center", cfg.get("crop_pct") or 0.875
+    if mode not in _TIMM_GEOMETRY or (mode == "squash" and crop != 1):
+        raise NetworkError(f"crop_mode {mode!r} with crop_pct {crop!r} is not known here")
+    size = cfg.get("input_size") or [3, 224, 224]
+    try:
+        return Preprocess(
+            size=(size[1], size[2]),
+            geometry=_TIMM_GEOMETRY[mode],
+            crop=float(crop),
+            kernel=f"pil_{cfg.get('interpolation') or 'bilinear'}",
+            scale=1 / 255,
+            mean=tuple(map(float, cfg.get("mean") or TORCHVISION_224.mean)),
+            std=tuple(map(float, cfg.get("std") or TORCHVISION_224.std)),
+        )
+    except (TypeError, ValueError, LookupError) as error:
+        raise NetworkError(f"pretrained_cfg describes no preprocessing: {error}") from error
+
+
 def _short(values: tuple[float, ...]) -> str:
     """One number when all channels share it."""
     return f"{values[0]:g}" if len(set(values)) == 1 else f"[{', '.join(f'{value:g}' for value in values)}]"
@@ -231,6 +271,13 @@ TORCHVISION_224 = Preprocess(
     std=(0.229, 0.224, 0.225),
 )
 
+# timm's resnet*d (ra2 weights), where no config.json says more.
+TIMM_224 = replace(TORCHVISION_224, kernel="pil_bicubic")
+
+# timm's resnetv2_*, likewise; its BiT weights were tuned at 448 and larger, on whole pictures.
+TIMM_V2_224 = replace(TIMM_224, crop=0.95, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+BIT_448 = replace(TIMM_V2_224, size=(448, 448), crop=1.0, kernel="pil_bilinear")
+
 # The built-in model. Fashion-MNIST's garments are light on black; nothing is inverted here.
 FASHION_28 = Preprocess(
     size=(28, 28),
@@ -249,5 +296,8 @@ PRESETS: dict[str, Preprocess] = {
     "vgg_224": VGG_224,
     "keras_caffe_224": KERAS_CAFFE_224,
     "torchvision_224": TORCHVISION_224,
+    "timm_224": TIMM_224,
+    "timm_v2_224": TIMM_V2_224,
+    "bit_448": BIT_448,
     "fashion_28": FASHION_28,
 }

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .errors import NetworkError
-from .families import Pool
+from .families import GROUPS, Pool
 from .network import Conv, Network, Unit
 
 Array = NDArray[Any]
@@ -84,6 +84,25 @@ def batch_norm(
     return (inputs - moving_mean) / np.sqrt(moving_variance + epsilon) * gamma + beta
 
 
+def group_norm(inputs: Array, gamma: Array, beta: Array, groups: int, epsilon: float) -> Array:
+    """Normalise each group of channels of each image by its own statistics, then scale and shift each channel.
+
+    >>> group_norm(np.array([[[[1.0, 3.0]]]]), gamma=np.array([1.0, 2.0]), beta=np.zeros(2), groups=1, epsilon=0.0)
+    array([[[[-1.,  2.]]]])
+
+    Args:
+        inputs: (N, H, W, C).
+        gamma, beta: (C,).
+        groups: of neighbouring channels; they divide C.
+        epsilon: added to the variance.
+    """
+    grouped = inputs.reshape(*inputs.shape[:3], groups, -1)
+    mean = grouped.mean(axis=(1, 2, 4), keepdims=True)
+    variance = np.square(grouped - mean).mean(axis=(1, 2, 4), keepdims=True)
+    normal: Array = (grouped - mean) / np.sqrt(variance + epsilon)
+    return normal.reshape(inputs.shape) * gamma + beta
+
+
 def relu(inputs: Array) -> Array:
     """Replace what is negative by zero.
 
@@ -114,6 +133,28 @@ def max_pool2d(inputs: Array, pool: Pool) -> Array:
     return outputs
 
 
+def avg_pool2d(inputs: Array, stride: int) -> Array:
+    """Take the mean of each stride x stride pixels; at the far rims, of those that are there.
+
+    >>> avg_pool2d(np.arange(5.0).reshape(1, 1, 5, 1), 2).ravel()
+    array([0.5, 2.5, 4. ])
+
+    Args:
+        inputs: (N, H, W, C).
+        stride: side of the windows, and the step between them, pixels.
+    """
+    _, height, width, _ = inputs.shape
+    pads = [(0, -size % stride) for size in (height, width)]
+    sums = np.zeros((), inputs.dtype)
+    counts = np.zeros((), inputs.dtype)
+    padded = np.pad(inputs, ((0, 0), *pads, (0, 0)))
+    inside = np.pad(np.ones((1, height, width, 1), inputs.dtype), ((0, 0), *pads, (0, 0)))
+    for y, x in np.ndindex(stride, stride):
+        sums = sums + padded[:, y::stride, x::stride]
+        counts = counts + inside[:, y::stride, x::stride]
+    return sums / counts
+
+
 def softmax(logits: Array) -> Array:
     """Turn logits into probabilities along the last axis.
 
@@ -126,6 +167,8 @@ def softmax(logits: Array) -> Array:
 
 
 def _norm(inputs: Array, scope: str, weights: Weights, epsilon: float) -> Array:
+    if f"{scope}/moving_mean" not in weights:
+        return group_norm(inputs, weights[f"{scope}/gamma"], weights[f"{scope}/beta"], GROUPS, epsilon)
     gamma, beta, mean, variance = (weights[f"{scope}/{v}"] for v in ("gamma", "beta", "moving_mean", "moving_variance"))
     return batch_norm(inputs, gamma, beta, mean, variance, epsilon)
 
@@ -146,12 +189,12 @@ def conv2d(inputs: Array, conv: Conv, weights: Weights, epsilon: float) -> Array
     if conv.bias:
         net = net + weights[f"{conv.name}/biases"]
     if conv.norm:
-        net = _norm(net, f"{conv.name}/BatchNorm", weights, epsilon)
+        net = _norm(net, conv.norm_scope, weights, epsilon)
     return relu(net) if conv.relu else net
 
 
 def bottleneck(inputs: Array, unit: Unit, weights: Weights, epsilon: float, end_points: EndPoints) -> Array:
-    """Compute one residual unit: shortcut + residual.
+    """Compute one residual unit, bottleneck or basic: shortcut + residual.
 
     v2: preact = relu(bn(inputs)); a projection and the residual path both read it; nothing follows the sum.
     v1: both read the inputs; ReLU follows the sum.
@@ -170,15 +213,18 @@ def bottleneck(inputs: Array, unit: Unit, weights: Weights, epsilon: float, end_
         end_points: gains the unit's tensors by name.
 
     Raises:
-        NetworkError: a shortcut, or a last step, that no slim network has.
+        NetworkError: a shortcut, or a last step, that is not known here.
     """
-    if unit.shortcut not in ("identity", "subsample", "projection") or unit.post not in ("none", "relu"):
+    if unit.shortcut == "zero_pad" or unit.post not in ("none", "relu"):
         raise NetworkError(f"the reference knows no shortcut `{unit.shortcut}` with `{unit.post}` after the sum")
     preact = inputs
     if unit.pre != "none":
         end_points[f"{unit.name}/preact"] = preact = relu(_norm(inputs, f"{unit.name}/preact", weights, epsilon))
     if unit.projection:
-        shortcut = conv2d(preact if unit.pre == "both" else inputs, unit.projection, weights, epsilon)
+        shortcut = preact if unit.pre == "both" else inputs
+        if unit.shortcut == "avg_projection":
+            shortcut = avg_pool2d(shortcut, unit.stride)
+        shortcut = conv2d(shortcut, unit.projection, weights, epsilon)
         end_points[unit.projection.name] = shortcut
     else:
         shortcut = subsample(inputs, unit.stride)

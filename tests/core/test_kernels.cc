@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -325,6 +326,77 @@ void test_max_pool_equals_plain_loops(const Kernels& kernels) {
           }
 }
 
+void test_avg_pool_takes_the_mean_of_what_is_there(const Kernels& kernels) {
+  for (int size : {1, 2, 3})
+    for (int h = 1; h <= 7; ++h) {
+      const int n = 2, w = 1 + h * 5 % 8, c = 19;
+      Map in(n, h, w, c), out(n, int(ceil_div(h, size)), int(ceil_div(w, size)), c);
+      in.fill(random_floats(in.shape.pixels() * c));
+      PoolArgs a;
+      a.in = in.data(), a.in_plane = in.shape.plane();
+      a.n = n, a.in_h = h, a.in_w = w, a.out_h = out.shape.h, a.out_w = out.shape.w;
+      a.kernel = a.stride = size;
+      a.epilogue.out = out.data(), a.epilogue.plane = out.shape.plane();
+      const int rows = n * out.shape.h, cut = random_int(0, rows);
+      for (int plane = 0; plane < 2; ++plane) {
+        kernels.avg_pool(a, plane, cut, rows);
+        kernels.avg_pool(a, plane, 0, cut);
+      }
+      double worst = 0;
+      for (int64_t pixel = 0; pixel < out.shape.pixels(); ++pixel)
+        for (int k = 0; k < c; ++k) {
+          const int y0 = int(pixel / out.shape.w % out.shape.h) * size, x0 = int(pixel % out.shape.w) * size;
+          const int64_t image = pixel / (out.shape.w * out.shape.h) * h * w;
+          double sum = 0;
+          int count = 0;
+          for (int y = y0; y < std::min(y0 + size, h); ++y)
+            for (int x = x0; x < std::min(x0 + size, w); ++x) sum += in(image + int64_t(y) * w + x, k), ++count;
+          worst = std::max(worst, std::abs(out(pixel, k) - sum / count));
+        }
+      CHECK(worst <= 9 * kEpsilon, "%s %d on %dx%d: %g", kernels.isa, size, h, w, worst);  // so many values below 1
+      CHECK(out.clean(), "%s %d on %dx%d", kernels.isa, size, h, w);
+    }
+}
+
+// depth: channels of a group, which may be parts of a plane, whole planes, or neither.
+void test_group_norm_makes_groups_normal(const Kernels& kernels) {
+  for (int depth : {1, 2, 3, 6, 8, 12, 16, 24, 32, 64})
+    for (int pixels : {1, 2, 63, 64, 65, 200}) {
+      const int groups = 4 * kLanes / std::gcd(depth, kLanes), c = groups * depth;
+      Map in(1, 1, pixels, c), out(1, 1, pixels, c);
+      Floats values = random_floats(size_t(pixels) * c);
+      for (float& value : values) value = value * 3 + 5;  // far from 0: squares would cancel
+      in.fill(values);
+      const Floats gamma = random_floats(c), beta = random_floats(c);
+      const double epsilon = 1e-5;
+      GroupNormArgs a;
+      a.in = in.data(), a.in_plane = in.shape.plane(), a.planes = in.shape.planes(), a.pixels = pixels;
+      a.depth = depth, a.epsilon = epsilon, a.gamma = gamma.data(), a.beta = beta.data();
+      a.out = out.data(), a.out_plane = out.shape.plane();
+      Doubles scratch(size_t(a.planes) * kLanes * 2);
+      kernels.group_norm(a, scratch.data());
+      double worst = 0;
+      for (int group = 0; group < groups; ++group) {
+        double mean = 0, variance = 0;
+        const double count = double(pixels) * depth;
+        for (int k = group * depth; k < (group + 1) * depth; ++k)
+          for (int p = 0; p < pixels; ++p) mean += in(p, k) / count;
+        for (int k = group * depth; k < (group + 1) * depth; ++k)
+          for (int p = 0; p < pixels; ++p) variance += (in(p, k) - mean) * (in(p, k) - mean) / count;
+        const double scale = 1 / std::sqrt(variance + epsilon);
+        for (int k = group * depth; k < (group + 1) * depth; ++k)
+          for (int p = 0; p < pixels; ++p) {
+            const double expected = std::max((in(p, k) - mean) * scale * gamma[k] + beta[k], 0.0);
+            // The shift is rounded at the size of mean * scale, the variance at its own relative size.
+            const double allowed = kEpsilon * (4 + 4 * std::abs(mean * scale) + 4 * std::abs(expected));
+            worst = std::max(worst, std::abs(out(p, k) - expected) / allowed);
+          }
+      }
+      CHECK(worst <= 1, "%s groups of %d channels, %d pixels: %g times the budget", kernels.isa, depth, pixels, worst);
+      CHECK(out.clean(), "%s groups of %d channels, %d pixels", kernels.isa, depth, pixels);
+    }
+}
+
 void test_mean_is_each_image_s_own(const Kernels& kernels) {
   for (int pixels : {1, 2, 49, 1000}) {
     const int n = 3;
@@ -474,6 +546,8 @@ int main() {
   test_nan_passes_every_epilogue(isas);
   for (const Kernels* kernels : isas) {
     test_max_pool_equals_plain_loops(*kernels);
+    test_avg_pool_takes_the_mean_of_what_is_there(*kernels);
+    test_group_norm_makes_groups_normal(*kernels);
     test_mean_is_each_image_s_own(*kernels);
     test_load_copies_into_planes(*kernels);
     test_load_copies_into_rows(*kernels);

@@ -12,7 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from resforward.checkpoints import archive, foreign, locate, safetensors, tf_bundle, tf_table, tf_v1
+from resforward.checkpoints import (
+    archive,
+    foreign,
+    locate,
+    safetensors,
+    tf_bundle,
+    tf_table,
+    tf_v1,
+    torch_stream,
+    torch_tar,
+    torch_zip,
+)
 from resforward.checkpoints.arrays import Array, Contents, as_numpy
 from resforward.checkpoints.files import DiskFolder, File, Folder
 from resforward.errors import CheckpointError
@@ -30,7 +41,7 @@ class _Format(Protocol):
     def read(self, folder: Folder, name: str) -> Contents: ...
 
 
-_FORMATS: tuple[_Format, ...] = (tf_v1, tf_bundle, safetensors)
+_FORMATS: tuple[_Format, ...] = (tf_v1, tf_bundle, safetensors, torch_zip, torch_stream, torch_tar)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,12 +61,15 @@ class Checkpoint(Mapping[str, Array]):
     Attributes:
         path: what was read, as it was given.
         format: the format's name, for messages.
-        skipped: names that hold no numbers, such as `_CHECKPOINTABLE_OBJECT_GRAPH`, and what they hold.
+        skipped: names that hold no numbers or lie beside the model, such as `_CHECKPOINTABLE_OBJECT_GRAPH` or
+            `optimizer`, and what they hold.
+        metadata: what the file says of itself, where its format has a place for that: texts by key.
     """
 
     path: Path
     format: str
     skipped: Mapping[str, str]
+    metadata: Mapping[str, str]
     _stored: Mapping[str, Array]
 
     def __getitem__(self, name: str) -> Array:
@@ -83,12 +97,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     Args:
         path: a TensorFlow V1 file or any of its shards; a V2 bundle by its prefix, its `.index` or any of its
-            `.data-?????-of-?????`; a `.safetensors` file; a tar archive of these, plain or gzipped; or a folder, where
-            a `checkpoint` file names the one to read, or there is just one.
+            `.data-?????-of-?????`; a `.safetensors` file; a PyTorch file (`.pth`, `.pt`) of a state
+            dict, alone or with what training kept beside it; a tar archive of these, plain or gzipped; or a folder,
+            where a `checkpoint` file names the one to read, or there is just one.
 
     Raises:
-        CheckpointError: there is no such file, it is of another kind, damaged, or part of it is missing. All bytes are
-            compared with the checksums that the format has before anything is returned.
+        CheckpointError: there is no such file, it is of another kind, damaged, holds code, or part of it is missing.
+            What is returned has been compared with the checksums that the format has.
     """
     if not os.fspath(path):  # else an unset variable would mean the current folder
         raise CheckpointError("the path is empty", help="pass a checkpoint file or its folder")
@@ -110,7 +125,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     for module in _FORMATS:
         if module.recognises(file):
             contents = module.read(folder, name)
-            return Checkpoint(path, module.NAME, contents.skipped, contents.tensors)
+            return Checkpoint(path, module.NAME, contents.skipped, contents.metadata, contents.tensors)
     raise _unknown(file)
 
 
@@ -129,7 +144,7 @@ def _unknown(file: File) -> CheckpointError:
         return CheckpointError(
             f"`{file.name}` is a table, but of no TensorFlow checkpoint",
             found=["its first record is neither a list of tensors (V1) nor a header (V2)"],
-            help="pass a TensorFlow checkpoint or a .safetensors file",
+            help="pass a TensorFlow or PyTorch checkpoint, or a .safetensors file",
         )
     first, last = bytes(file.data[:8]).hex(" "), bytes(file.data[-8:]).hex(" ")
     return CheckpointError(
@@ -138,5 +153,5 @@ def _unknown(file: File) -> CheckpointError:
             f"{len(file.data)} bytes; the first are {first}, the last {last}",
             f"a TensorFlow checkpoint ends in {tf_table.MAGIC.hex(' ')}: without it, it is cut short",
         ],
-        help="copy or download it again, or pass a TensorFlow checkpoint or a .safetensors file",
+        help="copy or download it again, or pass a TensorFlow or PyTorch checkpoint, or a .safetensors file",
     )

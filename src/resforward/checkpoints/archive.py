@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import re
 import tarfile
-import zlib
 from pathlib import PurePosixPath
 
-import numpy as np
-
 from resforward.checkpoints.files import File, MemoryFolder
+from resforward.checkpoints.inflate import GZIP, inflate
 from resforward.errors import CheckpointError
 
 NAME = "tar archive"
 _GZIP = b"\x1f\x8b"
 _BLOCK = 512
-_CHUNK = 1 << 20
 _MAX_LONG_NAME = 1 << 16
 _UNPACK = "if you trust it, unpack it yourself with `tar xf` and pass the folder"
 _FILES = {tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE}
@@ -97,36 +94,8 @@ def _long_name(kind: bytes, body: bytes) -> str:
 
 
 def _gunzip(file: File) -> memoryview:
-    """Unpack one gzip stream into exactly the memory that its last four bytes announce, and not a byte more."""
+    """Unpack one gzip stream; its last four bytes announce the size."""
     if len(file.data) < 18:
         raise file.damaged("it is too short for a gzip stream")
     size = int.from_bytes(file.data[-4:], "little")
-    try:
-        file.budget.take_bytes(size, f"`{file.name}`")
-    except CheckpointError as error:
-        found = [f"{len(file.data)} bytes would unpack to {size}"]
-        raise CheckpointError(f"refused `{file.name}`: it unpacks to too much", found=found, help=_UNPACK) from error
-    unpacked = np.empty(size, np.uint8)
-    out = unpacked.data
-    stream = zlib.decompressobj(wbits=31)  # 31: a gzip header, and its checksum compared at the end
-    done = at = 0
-    waiting: bytes | memoryview = b""
-    while not stream.eof:
-        if not len(waiting):
-            waiting = file.data[at : at + _CHUNK]
-            at += len(waiting)
-            if not len(waiting):
-                raise file.damaged(f"its gzip stream is cut short after {done} of {size} unpacked bytes")
-        try:
-            piece = stream.decompress(waiting, _CHUNK)
-        except zlib.error as error:
-            raise file.damaged("its gzip stream cannot be unpacked", f"{error}") from error
-        waiting = stream.unconsumed_tail
-        if len(piece) > size - done:
-            found = [f"the stream's last bytes announce {size}, and {done + len(piece)} have come"]
-            raise CheckpointError(f"refused `{file.name}`: it unpacks to too much", found=found, help=_UNPACK)
-        out[done : done + len(piece)] = piece
-        done += len(piece)
-    if done != size:
-        raise file.damaged(f"it unpacks to {done} bytes", f"its last bytes announce {size}")
-    return out.toreadonly()
+    return inflate(file.data, size, GZIP, file, "its gzip stream", _UNPACK)

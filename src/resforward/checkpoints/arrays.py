@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,15 +15,16 @@ from resforward.checkpoints.files import File
 Array = npt.NDArray[Any]
 
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])  # NumPy has no bfloat16, so a reader marks it by this field name
-_MAX_RANK = 8
+MAX_RANK = 8
 _MAX_BYTES = 1 << 47  # what a 64-bit process can address
 
 
 class Contents(NamedTuple):
-    """The tensors of one checkpoint under the file's own names, and the names it holds that are no numbers."""
+    """The tensors of one checkpoint under the file's own names, names of what else it holds, and its metadata."""
 
     tensors: dict[str, Array]
     skipped: dict[str, str]
+    metadata: Mapping[str, str] = MappingProxyType({})
 
 
 def byte_size(shape: tuple[int, ...], dtype: np.dtype[Any], file: File, where: str) -> int:
@@ -31,8 +34,8 @@ def byte_size(shape: tuple[int, ...], dtype: np.dtype[Any], file: File, where: s
     >>> byte_size((3, 3, 64, 64), np.dtype("<f4"), File("x.ckpt", memoryview(b""), Budget()), "`conv1/weights`")
     147456
     """
-    if len(shape) > _MAX_RANK:
-        raise file.damaged(f"{where} has {len(shape)} dimensions", f"at most {_MAX_RANK} are read")
+    if len(shape) > MAX_RANK:
+        raise file.damaged(f"{where} has {len(shape)} dimensions", f"at most {MAX_RANK} are read")
     if any(size < 0 for size in shape):
         raise file.damaged(f"{where} has a negative dimension: {shape}")
     # Zeros do not excuse the others: NumPy refuses (2**62, 0) too.

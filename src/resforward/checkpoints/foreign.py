@@ -13,18 +13,18 @@ class Kind(NamedTuple):
 
 
 _DOWNLOAD = "download the file itself; a browser shows which page this is"
-_CONVERT = "pass a TensorFlow checkpoint or a .safetensors file"
+_CONVERT = "pass a TensorFlow or PyTorch checkpoint, or a .safetensors file"
 _UNPACK = "unpack it and pass the folder"
 
 _MAGIC: list[tuple[int, bytes, Kind]] = [
     (0, b"version https://git-lfs.github.com/spec/", Kind("a Git LFS pointer, not the file", "run `git lfs pull`")),
     (0, b"\x89HDF\r\n\x1a\n", Kind("an HDF5 file, as Keras writes", _CONVERT)),
-    (0, b"PK\x03\x04", Kind("a zip file, as PyTorch (.pth), Keras (.keras) and NumPy (.npz) write", _CONVERT)),
+    (0, b"PK\x03\x04", Kind("a zip file, as Keras (.keras) and NumPy (.npz) write", _CONVERT)),
     (0, b"\x93NUMPY", Kind("a NumPy array", _CONVERT)),
-    (0, b"\x80\x02", Kind("a Python pickle, which can run code and is never opened", _CONVERT)),
-    (0, b"\x80\x03", Kind("a Python pickle, which can run code and is never opened", _CONVERT)),
-    (0, b"\x80\x04", Kind("a Python pickle, which can run code and is never opened", _CONVERT)),
-    (0, b"\x80\x05", Kind("a Python pickle, which can run code and is never opened", _CONVERT)),
+    (0, b"\x80\x02", Kind("a Python pickle, but no PyTorch file; it can run code and is never opened", _CONVERT)),
+    (0, b"\x80\x03", Kind("a Python pickle, but no PyTorch file; it can run code and is never opened", _CONVERT)),
+    (0, b"\x80\x04", Kind("a Python pickle, but no PyTorch file; it can run code and is never opened", _CONVERT)),
+    (0, b"\x80\x05", Kind("a Python pickle, but no PyTorch file; it can run code and is never opened", _CONVERT)),
     (0, b"GGUF", Kind("a GGUF file", _CONVERT)),
     (4, b"TFL3", Kind("a TensorFlow Lite model", _CONVERT)),
     (0, b"BZh", Kind("a bzip2 file", _UNPACK)),

@@ -56,13 +56,13 @@ def read(folder: Folder, name: str) -> Contents:
     if isinstance(folder, MemoryFolder):
         raise CheckpointError(f"`{file.name}` is inside an archive", help="unpack it and pass the file itself")
     size = int.from_bytes(file.data[:8], "little")
-    header = _header(file, size)
+    header, metadata = _header(file, size)
     try:
         with safe_open(file.name, framework="numpy"):
             pass  # opening checks dtypes, sizes, holes and overlaps against the file
     except (SafetensorError, OSError) as error:
         raise file.damaged("the safetensors library refuses it", f"{error}") from error
-    contents = Contents({}, {})
+    contents = Contents({}, {}, metadata)
     for tensor, entry in header.items():
         where = f"tensor `{tensor}`"
         if entry["dtype"] not in _NUMPY:
@@ -74,7 +74,7 @@ def read(folder: Folder, name: str) -> Contents:
     return contents
 
 
-def _header(file: File, size: int) -> dict[str, Any]:
+def _header(file: File, size: int) -> tuple[dict[str, Any], dict[str, str]]:
     """Parse the header within limits; raise CheckpointError for what the library would accept at great cost."""
     if size > min(_MAX_HEADER, len(file.data) - 8):
         raise file.damaged(
@@ -89,10 +89,12 @@ def _header(file: File, size: int) -> dict[str, Any]:
         raise file.damaged("its header cannot be read", f"{error}") from error
     if not isinstance(header, dict):
         raise file.damaged("its header is not a JSON object")
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise file.damaged("its metadata is not of texts")
     if len(header) > _MAX_TENSORS:
         raise file.damaged(f"its header lists {len(header)} tensors", f"at most {_MAX_TENSORS} are read")
-    return header
+    return header, metadata
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

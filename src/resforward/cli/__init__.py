@@ -18,7 +18,7 @@ from .console import INTERRUPTED, CommandError, InterruptError, failure, say, wa
 COMMANDS = {  # here and not in their files, so that --help imports none of them
     "predict": "Label pictures.",
     "bench": "Time the forward pass.",
-    "convert": "Write a checkpoint as an ONNX file.",
+    "convert": "Write a checkpoint as an ONNX file, or as a file of ours.",
     "inspect": "Show a network or a checkpoint as a table.",
     "doctor": "Say what this machine offers, what was chosen, and why.",
 }

@@ -11,9 +11,10 @@ from .console import count, debug_option, facts, out_json, printable, size_optio
 
 @click.command()
 @click.argument("source", metavar="CHECKPOINT", type=click.Path())
-@click.argument("target", metavar="OUT.onnx", type=click.Path())
+@click.argument("target", metavar="OUT", type=click.Path())
 @size_option("Of the images. [default: any]")
 @click.option("--end-point", "end_points", multiple=True, metavar="NAME", help="A further output; may be repeated.")
+@click.option("--bfloat16", is_flag=True, help="Weights in half the space, rounded; of .safetensors.")
 @click.option("--force", is_flag=True, help="Replace a file that is there already.")
 @click.option("--json", "as_json", is_flag=True, help="One document.")
 @debug_option
@@ -22,20 +23,26 @@ def command(
     target: str,
     size: tuple[int, int] | None,
     end_points: tuple[str, ...],
+    bfloat16: bool,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write a checkpoint as an ONNX file.
+    """Write a checkpoint as an ONNX file, or as a file of ours.
 
-    The file takes `images`, (N, channels, height, width) float32 and preprocessed; how, and what the classes are
+    OUT.onnx takes `images`, (N, channels, height, width) float32 and preprocessed; how, and what the classes are
     called, is in its metadata. It gives logits and the end points that are asked for, such as `predictions` or
     `block3`, and takes its name when it is complete. Needs the onnx package: pip install 'resforward[onnx]'.
 
+    OUT.safetensors is the whole model: weights, network, preprocessing and labels. Nothing is concluded when it is
+    loaded again.
+
     \b
     resforward convert resnet_v2_50.ckpt resnet_v2_50.onnx
+    resforward convert resnet50-0676ba61.pth resnet50.safetensors --bfloat16
     resforward convert fashion fashion.onnx --size 28 --end-point global_pool --end-point predictions
 
-    Keys of --json: path, format, bytes, outputs, metadata (network, source, input, pictures, preprocess, labels).
+    Keys of --json: path, format, bytes, outputs, metadata (of .onnx: network, source, input, pictures, preprocess,
+    labels; of .safetensors: resforward).
     """
     from ..conversion import check_target, convert
     from .target import load_checkpoint, named_network
@@ -43,15 +50,24 @@ def command(
     check_target(target, force)
     if named_network(source):
         raise click.UsageError(f"{source} is a network without weights; convert wants a checkpoint")
-    written = convert(load_checkpoint(source), target, end_points=end_points, size=size, overwrite=force)
+    model = load_checkpoint(source)
+    written = convert(
+        model,
+        target,
+        end_points=end_points,
+        size=size,
+        storage="bfloat16" if bfloat16 else "float32",
+        overwrite=force,
+    )
     if as_json:
         out_json(dataclasses.asdict(written), indent=2)
         return
-    facts(
-        [
-            ("written", f"{printable(written.path)}: {written.format}, {count(written.bytes)}B"),
-            ("input", written.metadata["input"]),
-            ("pictures", written.metadata.get("pictures", "preprocessing is not known")),
-            ("outputs", ", ".join(map(printable, written.outputs))),
-        ]
-    )
+    pictures = model.preprocess.describe() if model.preprocess else "preprocessing is not known"
+    rows = [
+        ("written", f"{printable(written.path)}: {written.format}, {count(written.bytes)}B"),
+        ("input", written.metadata.get("input", "")),
+        ("network", "" if written.outputs else printable(model.network.name)),
+        ("pictures", pictures),
+        ("outputs", ", ".join(map(printable, written.outputs))),
+    ]
+    facts([row for row in rows if row[1]])

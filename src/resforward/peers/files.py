@@ -185,6 +185,18 @@ def _pool(node: Node) -> _Layer:
     return _Layer("Pooling", list(node.inputs), [node.name], options | {13: top, 3: left, 15: bottom, 14: right, 5: 1})
 
 
+def _avg_pool(node: Node) -> _Layer:
+    """Windows that may lie half outside, 5=0, of which only what is inside counts, 6=0."""
+    options = {0: 1, 1: node.attributes["kernel"], 2: node.attributes["stride"], 5: 0, 6: 0}
+    return _Layer("Pooling", list(node.inputs), [node.name], options)
+
+
+def _group_norm(node: Node) -> _Layer:
+    gamma, beta = node.weights["gamma"], node.weights["beta"]
+    options = {0: node.attributes["groups"], 1: len(gamma), 2: float(node.attributes["epsilon"])}
+    return _Layer("GroupNorm", list(node.inputs), [node.name], options, (_bytes(gamma), _bytes(beta)))
+
+
 def _pad(node: Node) -> _Layer:
     top, left, bottom, right = node.attributes["padding"]
     return _Layer("Padding", list(node.inputs), [node.name], {0: top, 1: bottom, 2: left, 3: right})
@@ -212,7 +224,9 @@ _LAYERS: dict[str, Callable[[Node], _Layer]] = {
     "relu": _plain("ReLU", {}),
     "add": _plain("BinaryOp", {0: 0}),
     "pad": _pad,
+    "group_norm": _group_norm,
     "max_pool": _pool,
+    "avg_pool": _avg_pool,
     "subsample": _pool,
     "mean": _plain("Pooling", {0: 1, 4: 1}),
     "dense": _dense,

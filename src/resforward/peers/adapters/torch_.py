@@ -90,6 +90,12 @@ def _norm(given: Node, weights: Mapping[str, Any]) -> Any:
     return layer
 
 
+def _group_norm(given: Node, weights: Mapping[str, Any]) -> Any:
+    layer = nn.GroupNorm(given["groups"], len(weights["gamma"]), eps=given["epsilon"])
+    layer.load_state_dict({"weight": weights["gamma"], "bias": weights["beta"]})
+    return layer
+
+
 def _max_pool(given: Node, weights: Mapping[str, Any]) -> Any:
     top, left, bottom, right = given["padding"]
     kernel, stride = given["kernel"], given["stride"]
@@ -115,7 +121,11 @@ LAYERS: dict[str, Callable[[Node, Mapping[str, Any]], Any]] = {
     "conv": _conv,
     "norm": _norm,
     "relu": lambda given, weights: nn.ReLU(inplace=True),  # of a norm or a sum, which nothing else reads
+    "group_norm": _group_norm,
     "max_pool": _max_pool,
+    "avg_pool": lambda given, weights: nn.AvgPool2d(
+        given["kernel"], given["stride"], ceil_mode=True, count_include_pad=False
+    ),
     "pad": _pad,
     "subsample": lambda given, weights: nn.MaxPool2d(1, given["stride"]),
     "mean": lambda given, weights: nn.AdaptiveAvgPool2d(1),

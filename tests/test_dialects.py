@@ -1,0 +1,137 @@
+"""Checkpoints as Keras, torch and timm call them: the same network comes back, from names and shapes alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from plain_networks import CASES, GROUPED, random_weights
+
+from resforward import Block, CheckpointError, basic, bottleneck
+from resforward.conclude import conclude
+from resforward.dialects import DIALECTS, KERAS, TIMM, TIMM_V1D, TORCH, Dialect
+from resforward.families import KERAS_V2, TIMM_V2, TIMM_V2D_GN, TORCH_V1
+from resforward.names import find_scope, rename, standardise
+from resforward.network import block_strides, resnet
+
+Tensors = dict[str, NDArray[np.float32]]
+
+HELD: dict[str, tuple[Dialect, str]] = {  # and the family that is concluded
+    "Keras v1": (KERAS, "Keras v1"),
+    "Keras v2": (KERAS, "Keras v2"),
+    "torch": (TORCH, "torch v1.5"),
+    "torch, basic units": (TORCH, "torch v1.5"),
+    "timm v1d": (TIMM_V1D, "timm v1d"),
+    "timm v2": (TIMM, "timm v2"),
+    "timm v2, basic units": (TIMM, "timm v2"),
+    "timm v2d": (TIMM, "timm v2d"),
+    "BiT": (TIMM, "BiT"),
+}
+SCOPES = {"HWIO": ("", "model/"), "OIHW": ("", "module.")}  # of a module inside another, by whose axes they are
+
+
+def stored(dialect: Dialect, weights: Tensors, scope: str = "") -> Tensors:
+    """As the library stores them: its names, its axes, its classifier of two dimensions."""
+    tensors = {}
+    for name, array in weights.items():
+        if name == "logits/weights" and "head.fc" not in dialect.theirs(name):
+            array = array[0, 0].T if dialect.axes == "OIHW" else array[0, 0]
+        elif array.ndim == 4 and dialect.axes == "OIHW":
+            array = array.transpose(3, 2, 0, 1)
+        tensors[scope + dialect.theirs(name)] = array
+    assert len(tensors) == len(weights)
+    return tensors
+
+
+@pytest.mark.parametrize(("case", "scope"), [(case, scope) for case in HELD for scope in SCOPES[HELD[case][0].axes]])
+def test_the_network_is_concluded_and_its_weights_are_found(case: str, scope: str) -> None:
+    (dialect, family), network = HELD[case], CASES[case]
+    weights = random_weights(network)
+    tensors = stored(dialect, weights, scope)
+    if dialect.axes == "OIHW":
+        tensors[f"{scope}bn1.num_batches_tracked"] = np.zeros((), np.int64)
+    found = conclude(tensors, "a.file")
+    assert found.scope == scope
+    # What a family's row says of networks not yet made, such as which units project, is not in a checkpoint.
+    assert replace(found.network, name="", family=network.family) == replace(network, name="")
+    assert found.network.family.name == family
+    renamed, unused = rename(tensors, found.network, found.scope, "a.file", dialect=found.dialect)
+    assert not unused
+    epsilon = network.family.weight_epsilon
+    for name, array in weights.items():
+        if epsilon is not None and name.endswith("/weights") and name != "logits/weights":
+            array = standardise(array, epsilon)
+        assert np.array_equal(renamed[name], array), name
+    assert find_scope(tensors, network) == (found.scope, found.dialect)
+
+
+def held(case: str) -> Tensors:
+    return stored(HELD[case][0], random_weights(CASES[case]))
+
+
+def test_published_networks_have_their_names() -> None:
+    for family, kind, units, name in (
+        (TORCH_V1, basic, (2, 2, 2, 2), "resnet18"),
+        (TORCH_V1, bottleneck, (3, 4, 6, 3), "resnet50"),
+        (TIMM_V2, bottleneck, (3, 4, 23, 3), "resnetv2_101"),
+        (KERAS_V2, bottleneck, (3, 4, 6, 3), "resnet50v2"),
+    ):
+        expansion = 4 if kind is bottleneck else 1
+        strides = block_strides(family, 4)
+        blocks = []
+        for index, (count, stride) in enumerate(zip(units, strides, strict=True)):
+            args = [(64 * expansion << index, 64 << index, 1)] * count
+            place = 0 if family.stride_unit == "first" else -1
+            args[place] = (*args[place][:2], stride)
+            blocks.append(Block(f"block{index + 1}", kind, args))
+        network = resnet(family, blocks, 10)
+        dialect = TORCH if family is TORCH_V1 else TIMM if family is TIMM_V2 else KERAS
+        shapes = {name: np.broadcast_to(np.float32(0), shape) for name, shape in network.variables.items()}
+        assert conclude(stored(dialect, shapes), "a.file").network.name == name
+
+
+def test_relatives_are_refused_by_name() -> None:
+    tensors = held("torch")
+    name = "layer1.0.conv2.weight"
+    grouped = tensors | {name: tensors[name][:, :2]}
+    with pytest.raises(CheckpointError, match=r"ResNeXt(.|\n)*layer1\.0\.conv2\.weight reads 2 of 4 channels"):
+        conclude(grouped, "a.file")
+    squeezed = tensors | {"layer1.0.se.fc1.weight": np.zeros((1, 16, 1, 1), np.float32)}
+    found = conclude(squeezed, "a.file")
+    with pytest.raises(CheckpointError, match=r"more than a ResNet(.|\n)*layer1\.0\.se\.fc1\.weight"):
+        rename(squeezed, found.network, found.scope, "a.file", dialect=found.dialect)
+
+
+def test_what_else_is_in_the_file_is_told_and_left() -> None:
+    tensors = held("torch") | {"ema_decay": np.zeros((), np.float32)}
+    found = conclude(tensors, "a.file")
+    assert rename(tensors, found.network, found.scope, "a.file", dialect=found.dialect)[1] == ("ema_decay",)
+
+
+def test_misfits_are_told_in_the_file_s_own_names_and_our_axes() -> None:
+    tensors = held("torch")
+    found = conclude(tensors, "a.file")
+    del tensors["layer1.1.bn2.running_var"]
+    tensors["fc.weight"] = tensors["fc.weight"][:, :-1]
+    with pytest.raises(CheckpointError) as error:
+        rename(tensors, found.network, found.scope, "a.file", dialect=found.dialect)
+    assert "layer1.1.bn2.running_var: expected (4,), found none" in str(error.value)
+    assert "fc.weight: expected (1, 1, 64, 7), found (1, 1, 63, 7)" in str(error.value)
+
+
+def test_group_norm_with_a_deep_root_block_is_not_bit() -> None:
+    """Its weights are plain: standardising them would be wrong, and no name says so but the root block's."""
+    network = resnet(TIMM_V2D_GN, GROUPED, 7, stem=replace(TIMM_V2D_GN.stem, kernel=3, widths=(16, 16, 32)))
+    assert conclude(stored(TIMM, random_weights(network)), "a.file").network.family is TIMM_V2D_GN
+
+
+def test_every_word_is_used_once() -> None:
+    """Two of our variables with one name of theirs would be read from one tensor."""
+    for dialect in DIALECTS:
+        for scopes in (dialect.outside, dialect.inside):
+            plain = [
+                theirs for ours, theirs in scopes.items() if "GroupNorm" not in ours and "conv1/conv3/" not in ours
+            ]
+            assert len(set(plain)) == len(plain), dialect.name
