@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from resforward.checkpoints import archive, foreign, locate, safetensors, tf_bundle, tf_table, tf_v1
+from resforward.checkpoints import (
+    archive,
+    foreign,
+    keras_h5,
+    keras_zip,
+    locate,
+    safetensors,
+    tf_bundle,
+    tf_table,
+    tf_v1,
+)
 from resforward.checkpoints.arrays import Array, Contents, as_numpy
 from resforward.checkpoints.files import DiskFolder, File, Folder
 from resforward.errors import CheckpointError
@@ -30,7 +40,7 @@ class _Format(Protocol):
     def read(self, folder: Folder, name: str) -> Contents: ...
 
 
-_FORMATS: tuple[_Format, ...] = (tf_v1, tf_bundle, safetensors)
+_FORMATS: tuple[_Format, ...] = (tf_v1, tf_bundle, safetensors, keras_h5, keras_zip)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -83,7 +93,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     Args:
         path: a TensorFlow V1 file or any of its shards; a V2 bundle by its prefix, its `.index` or any of its
-            `.data-?????-of-?????`; a `.safetensors` file; a tar archive of these, plain or gzipped; or a folder, where
+            `.data-?????-of-?????`; a `.safetensors` file; a Keras `.h5`, `.weights.h5` or
+            `.keras` file; a tar archive of these, plain or gzipped; or a folder, where
             a `checkpoint` file names the one to read, or there is just one.
 
     Raises:
@@ -129,7 +140,7 @@ def _unknown(file: File) -> CheckpointError:
         return CheckpointError(
             f"`{file.name}` is a table, but of no TensorFlow checkpoint",
             found=["its first record is neither a list of tensors (V1) nor a header (V2)"],
-            help="pass a TensorFlow checkpoint or a .safetensors file",
+            help="pass a TensorFlow checkpoint, a .safetensors or a Keras file",
         )
     first, last = bytes(file.data[:8]).hex(" "), bytes(file.data[-8:]).hex(" ")
     return CheckpointError(
@@ -138,5 +149,5 @@ def _unknown(file: File) -> CheckpointError:
             f"{len(file.data)} bytes; the first are {first}, the last {last}",
             f"a TensorFlow checkpoint ends in {tf_table.MAGIC.hex(' ')}: without it, it is cut short",
         ],
-        help="copy or download it again, or pass a TensorFlow checkpoint or a .safetensors file",
+        help="copy or download it again, or pass a TensorFlow checkpoint, a .safetensors or a Keras file",
     )

@@ -108,7 +108,7 @@ def only(folder: Folder) -> str:
     raise CheckpointError(
         f"no checkpoint in `{folder.name}`",
         found=[f"`{name}` is {kind.what if kind else 'of no known kind'}" for name, kind in kinds] or ["it is empty"],
-        help="pass a TensorFlow checkpoint or a .safetensors file",
+        help="pass a TensorFlow checkpoint, a .safetensors or a Keras file",
     )
 
 
