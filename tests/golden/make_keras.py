@@ -46,9 +46,8 @@ def main() -> None:
     model.save(FOLDER / "model.h5")
     model.save_weights(FOLDER / "resnet.weights.h5")
     model.save(FOLDER / "resnet.keras")
-    from keras.src.legacy.saving import legacy_h5_format
-
     import h5py
+    from keras.src.legacy.saving import legacy_h5_format
 
     with h5py.File(FOLDER / "weights.h5", "w") as file:  # what `save_weights` wrote to `.h5` before Keras 3
         legacy_h5_format.save_weights_to_hdf5_group(file, model)

@@ -93,9 +93,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     Args:
         path: a TensorFlow V1 file or any of its shards; a V2 bundle by its prefix, its `.index` or any of its
-            `.data-?????-of-?????`; a `.safetensors` file; a Keras `.h5`, `.weights.h5` or
-            `.keras` file; a tar archive of these, plain or gzipped; or a folder, where
-            a `checkpoint` file names the one to read, or there is just one.
+            `.data-?????-of-?????`; a `.safetensors` file; a `.h5`, `.weights.h5` or `.keras` file of Keras; a tar
+            archive of these, plain or gzipped; or a folder, where a `checkpoint` file names the one to read, or there
+            is just one.
 
     Raises:
         CheckpointError: there is no such file, it is of another kind, damaged, or part of it is missing. All bytes are

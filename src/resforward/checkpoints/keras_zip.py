@@ -1,13 +1,13 @@
-"""Keras 3's `.keras` files: a zip of config.json, metadata.json and model.weights.h5, read without unpacking to disk.
+"""Keras 3's `.keras` files: a zip of config.json, metadata.json and model.weights.h5, never unpacked to the disk.
 
 The weights are an ordinary `.weights.h5` (see keras_h5); config.json says which layer is behind each of its paths, in
 which order, and which batch norms lack gamma or beta. Keras numbers the layers of one class in the order of the
-configuration (keras-team/keras: src/saving/saving_lib.py), so names are right in old files too, whose weights have none.
+configuration (keras-team/keras: src/saving/saving_lib.py), so the names are right for weights without names, too.
 Keras stores members without compression: the weights then are views of the mapped file.
 
-The zip is read by its central directory (PKWARE: APPNOTE.TXT 4.3), which each member's own header must agree with.
-Only config.json and model.weights.h5 are looked at; the class names in the former are compared with a table, and nothing
-in it is imported or run.
+The zip is read by its central directory (PKWARE: APPNOTE.TXT 4.3), and each member's own header must agree with it.
+Only config.json and model.weights.h5 are looked at. Class names in the former are compared with a table: nothing in it
+is imported or run.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ NAME = "Keras zip"
 _WEIGHTS, _CONFIG = "model.weights.h5", "config.json"
 _MEMBERS = (_WEIGHTS, _CONFIG, "metadata.json")
 _LOCAL, _CENTRAL, _END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
-_TAIL = 1 << 16  # a central directory of Keras takes 200 bytes
+_HEAD, _TAIL = 512, 1 << 16
 _STORED, _DEFLATED = 0, 8
 _MAX_MEMBERS = 1024
 _MAX_CONFIG = 16 << 20  # ResNet152's takes 0.4 MB
-_MAX_DEPTH = 100
+_MAX_DEPTH = 16
 _MAX_PIECES = 400_000
 _CHUNK = 1 << 20
 
@@ -52,10 +52,18 @@ class _Member(NamedTuple):
 
 def recognises(file: File) -> bool:
     """Tell whether a file is a zip with the members of a Keras file."""
-    if bytes(file.data[:4]) != _LOCAL:
-        return False
-    first = bytes(file.data[30 : 30 + int.from_bytes(file.data[26:28], "little")]).decode("latin-1")
-    return first in _MEMBERS or _WEIGHTS.encode() in bytes(file.data[-_TAIL:])
+    return begins(bytes(file.data[:_HEAD]))
+
+
+def begins(head: bytes) -> bool:
+    """Tell whether the first bytes of a file are those of a zip whose first member is one of a Keras file.
+
+    >>> begins(b"PK\\3\\4" + bytes(22) + b"\\x0b\\0\\0\\0" + b"config.json" + b"{}")
+    True
+    """
+    return (
+        head.startswith(_LOCAL) and head[30 : 30 + int.from_bytes(head[26:28], "little")].decode("latin-1") in _MEMBERS
+    )
 
 
 def read(folder: Folder, name: str) -> Contents:
@@ -65,7 +73,7 @@ def read(folder: Folder, name: str) -> Contents:
     (64,)
 
     Raises:
-        CheckpointError: the zip, its configuration or its weights are damaged, or unpack to more than their size allows.
+        CheckpointError: the zip, its configuration or its weights are damaged, or unpack to more than the budget.
     """
     file = folder.open(name)
     members = _members(file)
@@ -201,25 +209,21 @@ def _config(file: File, member: _Member) -> dict[str, Any]:
     return config
 
 
-def _layers(config: dict[str, Any], file: File) -> dict[str, Layer]:
+def _layers(model: dict[str, Any], file: File, prefix: str = "", depth: int = 0) -> dict[str, Layer]:
     """List the layers of a configuration by the paths of their variables, in the model's order."""
+    if depth == _MAX_DEPTH:
+        raise file.damaged(f"its config.json has models more than {_MAX_DEPTH} deep")
     found: dict[str, Layer] = {}
-    pending = [("", config, 0)]
-    while pending:
-        prefix, model, depth = pending.pop()
-        if depth == _MAX_DEPTH:
-            raise file.damaged(f"its config.json nests models {_MAX_DEPTH} deep")
-        numbers: Counter[str] = Counter()
-        for entry in _entries(model, file):
-            kind = snake_case(entry["class_name"])
-            number, numbers[kind] = numbers[kind], numbers[kind] + 1
-            path = f"{prefix}layers/{kind}_{number}" if number else f"{prefix}layers/{kind}"
-            settings = entry["config"]
-            absent = {key for key in ("scale", "center") if settings.get(key) is False}
-            names = variables_of(kind, scale="scale" not in absent, center="center" not in absent)
-            found[path] = Layer(str(settings.get("name", "")), names)
-            if "layers" in settings:
-                pending.append((f"{path}/", entry, depth + 1))
+    numbers: Counter[str] = Counter()
+    for entry in _entries(model, file):
+        kind, settings = snake_case(entry["class_name"]), entry["config"]
+        number, numbers[kind] = numbers[kind], numbers[kind] + 1
+        path = f"{prefix}layers/{kind}_{number}" if number else f"{prefix}layers/{kind}"
+        absent = {flag for flag in ("scale", "center") if settings.get(flag) is False}
+        names = variables_of(kind, scale="scale" not in absent, center="center" not in absent)
+        found[path] = Layer(str(settings.get("name", "")), names)
+        if "layers" in settings:
+            found |= _layers(entry, file, f"{path}/", depth + 1)
     return found
 
 

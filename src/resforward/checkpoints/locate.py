@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath, PureWindowsPath
 
-from resforward.checkpoints import foreign, tf_bundle, tf_table
+from resforward.checkpoints import foreign, keras_h5, keras_zip, tf_bundle, tf_table
 from resforward.checkpoints.files import Folder
 from resforward.errors import CheckpointError
 
@@ -114,7 +114,7 @@ def only(folder: Folder) -> str:
 
 def _is_checkpoint(folder: Folder, name: str, names: set[str]) -> bool:
     head, tail = folder.ends(name)
-    if tail == tf_table.MAGIC or head[8:9] == b"{":
+    if tail == tf_table.MAGIC or head[8:9] == b"{" or keras_h5.begins(head) or keras_zip.begins(head):
         return True
     # An index that was cut short is named rather than passed over.
     return name.endswith(".index") and any(other.startswith(f"{name.removesuffix('.index')}.data-") for other in names)
