@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -30,8 +31,8 @@ BIAS = np.array([1, -2, 3, -4], np.float32)
 NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
-def golden_values():
-    with np.load(GOLDEN / "resnet.npz", allow_pickle=False) as file:
+def golden_values(name="resnet"):
+    with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as file:
         return {key.replace("|", "/"): file[key] for key in file.files if key != "versions"}
 
 
@@ -115,6 +116,28 @@ def test_reads_what_keras_wrote(name, format, skipped):
     assert checkpoint.skipped == skipped
 
 
+def test_reads_what_tensorflow_wrote():
+    values = golden_values("keras2")
+    checkpoint = read_checkpoint(GOLDEN / "keras2.keras")  # its weights have no names: the configuration gives them
+    assert_holds(checkpoint, values)
+    assert checkpoint.skipped == {"optimizer": "the optimizer's state", "metrics": "state of metrics"}
+    checkpoint = read_checkpoint(GOLDEN / "keras2_model.h5")
+    assert_holds(checkpoint, values)
+    assert checkpoint.skipped == {"optimizer_weights": "the optimizer's state"}
+
+
+def test_weights_alone_of_tensorflow_keep_their_paths_in_the_models_order():
+    checkpoint = read_checkpoint(GOLDEN / "keras2.weights.h5")
+    wanted = golden_values("keras2")
+    for kind, end in (("conv2d", "conv/kernel"), ("dense", "predictions/kernel")):
+        paths = [name for name in checkpoint if re.fullmatch(rf".*/{kind}(_\d+)?/vars/0", name)]
+        values = [value for name, value in wanted.items() if name.endswith(end)]
+        for path, value in zip(paths, values, strict=True):
+            np.testing.assert_array_equal(checkpoint[path], value)
+    assert len(checkpoint) == len(wanted)
+    assert checkpoint.skipped == {"optimizer": "the optimizer's state", "metrics": "state of metrics"}
+
+
 def test_weights_alone_have_names_but_not_the_order_of_classes():
     values = golden_values()
     for layer in ("conv2_block2_1_bn", "conv2_block3_1_bn"):  # without gamma, without beta: the file does not say which
@@ -149,7 +172,7 @@ def test_folders_and_archives(tmp_path):
             with tarfile.open(tmp_path / "m.tar", mode) as archive:
                 archive.add(GOLDEN / name, arcname=name)
             assert_holds(read_checkpoint(tmp_path / "m.tar"), values)
-    assert "4 checkpoints" in refusal(GOLDEN)
+    assert "8 checkpoints" in refusal(GOLDEN)
 
 
 def test_weights_are_views_of_the_file(tmp_path):
@@ -539,6 +562,24 @@ def test_chunk_that_fails_its_checksum(tmp_path):
     path = legacy(tmp_path / "m.h5", {"x": {"w": marked}}, chunks=(16,), fletcher32=True)
     assert_holds(read_checkpoint(path), {"x/w": marked})
     assert "fails its checksum" in refusal(patched(path, b"find these", b"kind these"))
+
+
+def test_shuffle_of_another_size(tmp_path):
+    path = legacy(tmp_path / "m.h5", {"x": {"w": BIAS}}, chunks=(4,), shuffle=True)
+    name = b"shuffle\0"
+    assert "shuffles values of (5,) bytes" in refusal(patched(path, name + b"\4", name + b"\5"))
+
+
+def test_headers_say_how_many_messages_they_have(tmp_path):
+    path = legacy(tmp_path / "m.h5", {"x": {"w": BIAS}})
+    with h5py.File(path) as file:
+        at = h5py.h5o.get_info(file["x/w"].id).addr
+    body = bytearray(path.read_bytes())
+    for change in (1, -1):
+        body[at + 2] += change
+        path.write_bytes(body)
+        assert "messages, and says that it has" in refusal(path)
+        body[at + 2] -= change
 
 
 def test_chunks_that_are_missing(tmp_path):

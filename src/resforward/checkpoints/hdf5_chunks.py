@@ -35,7 +35,7 @@ def read_chunks(
     *chunk, itemsize = layout.unpack(f"<{rank}I") if rank else (0, 0)
     if len(chunk) != len(shape) or not shape or itemsize != dtype.itemsize or not all(chunk):
         raise file.damaged(f"{where} has chunks of {(*chunk, itemsize)}", f"its shape is {shape} of {dtype}")
-    pipeline = _pipeline(filters, blocks, where)
+    pipeline = _pipeline(filters, itemsize, blocks, where)
     chunk_bytes = byte_size(tuple(chunk), dtype, file, where)
     size = byte_size(shape, dtype, file, where)
     expected = math.prod(-(-length // step) for length, step in zip(shape, chunk, strict=True))
@@ -72,7 +72,7 @@ def never_written(blocks: Blocks, where: str) -> Exception:
     return blocks.refused(f"{where} was never written", "it has a shape, and no values behind it")
 
 
-def _pipeline(body: memoryview | None, blocks: Blocks, where: str) -> list[int]:
+def _pipeline(body: memoryview | None, itemsize: int, blocks: Blocks, where: str) -> list[int]:
     """Read a filter message: the filters' numbers in the order they were applied."""
     if body is None:
         return []
@@ -85,12 +85,15 @@ def _pipeline(body: memoryview | None, blocks: Blocks, where: str) -> list[int]:
     for _ in range(count):
         (number,) = cursor.unpack("<H")
         (name_size,) = cursor.unpack("<H") if version == 1 or number >= 256 else (0,)
-        _, values = cursor.unpack("<HH")
+        _, count_of_values = cursor.unpack("<HH")
         name = bytes(cursor.take(name_size, 8 if version == 1 else 1)).rstrip(b"\0")
-        cursor.take(4 * (values + values % 2 if version == 1 else values))
+        values = cursor.unpack(f"<{count_of_values}I")
+        cursor.take(4 * (count_of_values % 2) if version == 1 else 0)
         if number not in (_GZIP, _SHUFFLE, _FLETCHER32) or number in pipeline:
             known = "gzip, shuffle and fletcher32 are read, each once"
             raise blocks.refused(f"{where} uses filter {number} {name[:40]!r}", known)
+        if number == _SHUFFLE and values != (itemsize,):
+            raise blocks.file.damaged(f"{where} shuffles values of {values} bytes, and they have {itemsize}")
         pipeline.append(number)
     return pipeline
 

@@ -4,17 +4,19 @@ What the names are:
 
 * **Legacy** (`save_weights("x.h5")` before Keras 3, `save("x.h5")` to this day; keras-team/keras:
   src/legacy/saving/legacy_h5_format.py). The attribute `layer_names`, at the root or in the group `model_weights`,
-  lists the layers in the model's order; `weight_names` of each layer's group its weights, in the order of
-  `get_weights()`. Lists that are too long for one attribute are cut into `layer_names0`, `layer_names1`, ...
-  A name here is `layer/weight`, in that order: without TensorFlow's `:0`, and with the layer's own name once, not two
-  or three times. `conv1_conv` with `conv1_conv/conv1_conv/kernel:0` gives `conv1_conv/kernel`; Keras 1's `conv1` with
-  `conv1_W_1:0` gives `conv1/conv1_W_1`; a network inside another keeps both names.
+  lists the layers in the model's order; `weight_names` of each layer's group its weights, in the layer's order (a
+  network inside another has those last that are not trained). Lists that are too long for one attribute are cut into
+  `layer_names0`, `layer_names1`, ... A name here is `layer/weight`, in that order: without TensorFlow's `:0`, and with
+  the layer's own name once, not two or three times. `conv1_conv` with `conv1_conv/conv1_conv/kernel:0` gives
+  `conv1_conv/kernel`; Keras 1's `conv1` with `conv1_W_1:0` gives `conv1/conv1_W_1`; a network inside another keeps both
+  names.
 * **Keras 3** (`.weights.h5`; src/saving/saving_lib.py). A variable's path says its class and a number,
   `layers/conv2d_3/vars/0`: layers of one class are numbered in the model's order, the first without a number, and
   variables in the order of the layer's own list. The group `vars` has the layer's name as its attribute `name`, so
   these too give `conv1_conv/kernel`: conv and dense layers have kernel, bias; batch norm gamma, beta, moving_mean,
   moving_variance. Variables of other classes, and of a batch norm without gamma or beta, keep their numbers:
-  `normalization/0`. Where layers have no such attribute (older files), names are the file's own paths, all of them.
+  `normalization/0`. Where a layer has no such attribute (TensorFlow 2.12 to 2.15), or lies in a list of a model's own,
+  names are the file's own paths, all of them.
   Layers are sorted by class, then by number, which is the model's order within a class. The order across classes is
   not in such a file; a `.keras` file has it (see keras_zip).
 
