@@ -1,12 +1,17 @@
 """Mutate checkpoints and read them: nothing may come out but a CheckpointError or arrays, quickly and in little memory.
 
-    python tests/fuzz_checkpoints.py --count 10000 --seed 0 [--format v1|v2|tar|safetensors|torch_zip|torch_stream|...]
+    python tests/fuzz_checkpoints.py --count 10000 --seed 0 [--format v1|v2|torch_zip|h5|...]
+    python tests/fuzz_checkpoints.py --count 3000 --format h5 --h5py
 
 Three depths for TensorFlow: bytes of a file (checksums then fail), bytes of a table's block with its checksum made
 right again, and fields of the messages inside with the whole table written anew. Three for PyTorch: bytes of a file,
-members of its container with checksums made right, and opcodes of its pickles. A mutation of the first kind must never
-change a value: it is refused, or what comes back is what was written. Formats that have no checksum of their own may
-come back with other values; tar archives and safetensors get the first kind alone.
+members of its container with checksums made right, and opcodes of its pickles. Two for Keras: bytes, and addresses,
+sizes and kinds in the metadata of its HDF5, also inside a zip whose checksum is right. A mutation of the first kind
+must never change a value: it is refused, or what comes back is what was written. Formats that have no checksum of their
+own may come back with other values; tar archives and safetensors get the first kind alone.
+
+With `--h5py`, mutants of HDF5 are read by h5py, too, in a child process: an array that both return must be the same,
+and crashes and hangs of libhdf5, which this project does not use, are counted.
 """
 
 from __future__ import annotations
@@ -15,8 +20,10 @@ import argparse
 import contextlib
 import gzip
 import io
+import os
 import pickletools
 import random
+import re
 import resource
 import signal
 import struct
@@ -36,12 +43,15 @@ import torch_writer as t
 from safetensors.numpy import save
 
 from resforward.checkpoints import read_checkpoint
+from resforward.checkpoints.files import Budget, File
+from resforward.checkpoints.hdf5 import Tree as Hdf5Tree
 from resforward.checkpoints.torch_values import NAMES
 from resforward.errors import CheckpointError
 
 GOLDEN = Path(__file__).parent / "golden" / "checkpoints"
 GOLDEN_TORCH = Path(__file__).parent / "golden" / "torch"
-FORMATS = ["v1", "v2", "tar", "safetensors", "torch_zip", "torch_stream", "torch_tar"]
+KERAS = Path(__file__).parent / "golden" / "keras"
+FORMATS = ["v1", "v2", "tar", "safetensors", "torch_zip", "torch_stream", "torch_tar", "h5", "keras"]
 SECONDS = 2.0
 FREE_BYTES = 200 << 20
 INTERESTING = [0, 1, 2, 7, 8, 127, 128, 255, 256, 1 << 16, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32]
@@ -68,6 +78,10 @@ class Seed:
     @property
     def is_tensorflow(self) -> bool:
         return self.label[:2] in ("v1", "v2")
+
+    @property
+    def is_keras(self) -> bool:
+        return self.label.startswith(("h5", "keras"))
 
     @property
     def is_v1(self) -> bool:
@@ -112,6 +126,15 @@ def seeds() -> list[Seed]:
     found["tar_gzip"] = {"m": gzip.compress(packed.getvalue(), 1, mtime=0)}
     found["safetensors"] = {"m": save(tensors)}
     found |= torch_seeds()
+    for label, name in {
+        "h5_legacy": "weights.h5",
+        "h5_model": "model.h5",
+        "h5_paths": "resnet.weights.h5",
+        "h5_chunks": "chunks.h5",
+        "keras": "resnet.keras",
+        "keras_2": "keras2.keras",
+    }.items():
+        found[label] = {"m": (KERAS / name).read_bytes()}
     result = []
     for label, files in found.items():
         entry = next((name for name in sorted(files) if files[name][-8:] == w.MAGIC), "m")
@@ -397,6 +420,41 @@ def joined(seed: Seed, members: dict[str, bytes | t.Odd], rng: random.Random) ->
     return b"".join(body for _, body in sorted(members.items()))
 
 
+HDF5_SIGNATURES = re.compile(rb"TREE|SNOD|HEAP|GCOL|\x01\0.\0\x01\0\0\0|\x89HDF", re.DOTALL)
+
+
+def mutate_hdf5(seed: Seed, rng: random.Random) -> Files:
+    """Change numbers in the metadata of an HDF5 file, often into addresses of other blocks."""
+    body = seed.files["m"]
+    if not seed.label.startswith("keras"):
+        return {"m": _mutate_metadata(body, rng)}
+    packed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(body)) as old, zipfile.ZipFile(packed, "w") as new:
+        for name in old.namelist():
+            member = old.read(name)
+            if name == "model.weights.h5":
+                member = _mutate_metadata(member, rng)
+            elif name == "config.json" and rng.random() < 0.3:
+                member = mutate_bytes(member, rng)
+            new.writestr(name, member)
+    return {"m": packed.getvalue()}
+
+
+def _mutate_metadata(body: bytes, rng: random.Random) -> bytes:
+    out = bytearray(body)
+    places = [match.start() for match in HDF5_SIGNATURES.finditer(body)]
+    for _ in range(rng.choice([1, 1, 1, 2, 4, 16])):
+        at = rng.choice(places) + rng.randrange(rng.choice([24, 100, 600]))
+        if at + 8 > len(out):
+            continue
+        size = rng.choice([1, 2, 4, 8])
+        number = rng.choice([*INTERESTING, rng.choice(places), rng.choice(places)])
+        old = int.from_bytes(out[at : at + size], "little")
+        number = rng.choice([number, number, old + 1, old - 1, old ^ 1 << rng.randrange(8 * size)])
+        out[at : at + size] = (number % (1 << 8 * size)).to_bytes(size, "little")
+    return bytes(out)
+
+
 # --- taking tables and messages apart --------------------------------------------------------------------------------
 
 
@@ -500,6 +558,7 @@ def _walk(tree: Tree) -> Iterator[Tree]:
 Mutation = Callable[[Seed, random.Random], Files]
 MUTATIONS: list[Mutation] = [mutate_file, mutate_block, mutate_fields, mutate_fields]
 TORCH_MUTATIONS: list[Mutation] = [mutate_file, mutate_members, mutate_opcodes, mutate_opcodes]
+KERAS_MUTATIONS: list[Mutation] = [mutate_file, mutate_hdf5, mutate_hdf5, mutate_hdf5]
 
 
 @contextlib.contextmanager
@@ -553,6 +612,87 @@ def run_one(seed: Seed, files: Files, exact: bool) -> tuple[str, float]:
         return outcome, taken
 
 
+def with_h5py(path: Path) -> tuple[str, dict[str, bytes]]:
+    """Read every array of a file by h5py in a child; return how the child ended, and the arrays' bytes by path."""
+    import pickle
+
+    import h5py
+
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        found: dict[str, bytes] = {}
+        try:
+            os.close(read)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libhdf5 prints its own stack
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(20)
+
+            def visit(name: str, item: object) -> None:
+                for each in (item, *item.attrs):
+                    with contextlib.suppress(Exception):
+                        if each is not item:
+                            item.attrs[each]
+                        elif isinstance(item, h5py.Dataset) and item.nbytes < 1 << 26:
+                            found[name] = np.ascontiguousarray(item[()]).tobytes()
+
+            with contextlib.suppress(Exception), h5py.File(path) as file:
+                file.visititems(visit)
+            with os.fdopen(write, "wb") as stream:
+                pickle.dump(found, stream)
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as stream:
+        answer = stream.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    end = "hung" if status == -signal.SIGALRM else f"killed by signal {-status}" if status < 0 else "ended"
+    return end, pickle.loads(answer) if answer else {}
+
+
+def compare_with_h5py(seed: Seed, files: Files) -> str:
+    """Read a mutant by both readers; an array that both return must be the same."""
+    with _written(files) as folder:
+        end, theirs = with_h5py(folder / seed.entry)
+    file = File("m", memoryview(files[seed.entry]), Budget())
+    same = 0
+    try:
+        tree = Hdf5Tree(file)
+        for path in tree.datasets():
+            ours = np.ascontiguousarray(tree.array(path)).tobytes()
+            assert theirs.get(path, ours) == ours, f"h5py reads other values for {path}"
+            same += path in theirs
+    except CheckpointError:
+        return f"h5py {end}, ours refused after {'some' if same else 'no'} equal arrays"
+    return f"h5py {end}, ours read"
+
+
+def fuzz_against_h5py(count: int, seed: int) -> Counter[str]:
+    """Count how both readers end; raise for the first mutant that they read differently."""
+    chosen = [each for each in seeds() if each.label.startswith("h5")]
+    outcomes: Counter[str] = Counter()
+    for case in range(count):
+        rng = random.Random(f"h5py/{seed}/{case}")
+        victim = rng.choice(chosen)
+        try:
+            outcome = compare_with_h5py(victim, mutate_hdf5(victim, rng))
+        except BaseException as error:
+            error.add_note(f"case {case} of seed {seed}: {victim.label}")
+            raise
+        if "killed" in outcome or "hung" in outcome:
+            print(f"case {case}: {victim.label}, {outcome}")
+        outcomes[outcome] += 1
+    return outcomes
+
+
+def mutations(victim: Seed) -> list[Mutation]:
+    """What can be done to a file of its format."""
+    if victim.is_tensorflow:
+        return MUTATIONS
+    return TORCH_MUTATIONS if victim.is_torch else KERAS_MUTATIONS if victim.is_keras else [mutate_file]
+
+
 def fuzz(count: int, seed: int, label: str = "") -> tuple[Counter[str], float]:
     """Run `count` mutations; return the outcomes and the slowest case's seconds.
 
@@ -565,8 +705,7 @@ def fuzz(count: int, seed: int, label: str = "") -> tuple[Counter[str], float]:
         for case in range(count):
             rng = random.Random(f"{seed}/{case}")
             victim = rng.choice(chosen)
-            kinds = MUTATIONS if victim.is_tensorflow else TORCH_MUTATIONS if victim.is_torch else [mutate_file]
-            mutation = rng.choice(kinds)
+            mutation = rng.choice(mutations(victim))
             files = mutation(victim, rng)
             try:
                 outcome, taken = run_one(victim, files, exact=victim.has_checksums and mutation is mutate_file)
@@ -583,7 +722,12 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=10000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--format", choices=FORMATS, help="only this format")
+    parser.add_argument("--h5py", action="store_true", help="read mutants of HDF5 by h5py, too, and compare")
     args = parser.parse_args()
+    if args.h5py:
+        for outcome, number in sorted(fuzz_against_h5py(args.count, args.seed).items()):
+            print(f"{number:7d}  {outcome}")
+        return 0
     fuzz(10, args.seed)  # so that what is imported and cached once is not counted below
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()

@@ -475,8 +475,8 @@ def test_missing_v1_shards_are_named(tmp_path):
 
 def test_folders(tmp_path):
     assert "it is empty" in refusal(tmp_path)
-    write(tmp_path, {"weights.h5": b"\x89HDF\r\n\x1a\n" + bytes(600), "notes.txt": b"hello"})
-    assert "`weights.h5` is an HDF5 file" in refusal(tmp_path)
+    write(tmp_path, {"weights.gguf": b"GGUF" + bytes(600), "notes.txt": b"hello"})
+    assert "`weights.gguf` is a GGUF file" in refusal(tmp_path)
     write(tmp_path, w.bundle({"w": WEIGHTS}))
     assert_holds(read_checkpoint(tmp_path), {"w": WEIGHTS})
     write(tmp_path, {"other.ckpt": w.v1({"a": WEIGHTS})})
@@ -519,7 +519,6 @@ def test_what_is_no_regular_file(tmp_path):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
         (b"\n<!DOCTYPE html><html>", "a web page"),
         (b'<?xml version="1.0"?><Error>', "an XML file"),
-        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
         (b"PK\x03\x04", "a zip archive without its end"),
         (b"\x80\x02}q\x00.", "a Python pickle, but no PyTorch file"),
         (b"\x80\x04\x95\x02\x00", "a Python pickle, but no PyTorch file"),

@@ -15,6 +15,8 @@ from typing import Protocol
 from resforward.checkpoints import (
     archive,
     foreign,
+    keras_h5,
+    keras_zip,
     locate,
     safetensors,
     tf_bundle,
@@ -41,7 +43,16 @@ class _Format(Protocol):
     def read(self, folder: Folder, name: str) -> Contents: ...
 
 
-_FORMATS: tuple[_Format, ...] = (tf_v1, tf_bundle, safetensors, torch_zip, torch_stream, torch_tar)
+_FORMATS: tuple[_Format, ...] = (
+    tf_v1,
+    tf_bundle,
+    safetensors,
+    keras_h5,
+    keras_zip,
+    torch_zip,
+    torch_stream,
+    torch_tar,
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -98,8 +109,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Args:
         path: a TensorFlow V1 file or any of its shards; a V2 bundle by its prefix, its `.index` or any of its
             `.data-?????-of-?????`; a `.safetensors` file; a PyTorch file (`.pth`, `.pt`) of a state
-            dict, alone or with what training kept beside it; a tar archive of these, plain or gzipped; or a folder,
-            where a `checkpoint` file names the one to read, or there is just one.
+            dict, alone or with what training kept beside it; a `.h5`, `.weights.h5` or `.keras` file of Keras; a tar
+            archive of these, plain or gzipped; or a folder, where a `checkpoint` file names the one to read, or there
+            is just one.
 
     Raises:
         CheckpointError: there is no such file, it is of another kind, damaged, holds code, or part of it is missing.
@@ -144,7 +156,7 @@ def _unknown(file: File) -> CheckpointError:
         return CheckpointError(
             f"`{file.name}` is a table, but of no TensorFlow checkpoint",
             found=["its first record is neither a list of tensors (V1) nor a header (V2)"],
-            help="pass a TensorFlow or PyTorch checkpoint, or a .safetensors file",
+            help="pass a TensorFlow, PyTorch, Keras or .safetensors file",
         )
     first, last = bytes(file.data[:8]).hex(" "), bytes(file.data[-8:]).hex(" ")
     return CheckpointError(
@@ -153,5 +165,5 @@ def _unknown(file: File) -> CheckpointError:
             f"{len(file.data)} bytes; the first are {first}, the last {last}",
             f"a TensorFlow checkpoint ends in {tf_table.MAGIC.hex(' ')}: without it, it is cut short",
         ],
-        help="copy or download it again, or pass a TensorFlow or PyTorch checkpoint, or a .safetensors file",
+        help="copy or download it again, or pass a TensorFlow, PyTorch, Keras or .safetensors file",
     )

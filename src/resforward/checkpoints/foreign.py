@@ -13,13 +13,12 @@ class Kind(NamedTuple):
 
 
 _DOWNLOAD = "download the file itself; a browser shows which page this is"
-_CONVERT = "pass a TensorFlow or PyTorch checkpoint, or a .safetensors file"
+_CONVERT = "pass a TensorFlow, PyTorch, Keras or .safetensors file"
 _UNPACK = "unpack it and pass the folder"
 
 _MAGIC: list[tuple[int, bytes, Kind]] = [
     (0, b"version https://git-lfs.github.com/spec/", Kind("a Git LFS pointer, not the file", "run `git lfs pull`")),
-    (0, b"\x89HDF\r\n\x1a\n", Kind("an HDF5 file, as Keras writes", _CONVERT)),
-    (0, b"PK\x03\x04", Kind("a zip file, as Keras (.keras) and NumPy (.npz) write", _CONVERT)),
+    (0, b"PK\x03\x04", Kind("a zip file, as NumPy (.npz) writes", _CONVERT)),
     (0, b"\x93NUMPY", Kind("a NumPy array", _CONVERT)),
     (0, b"\x80\x02", Kind("a Python pickle, but no PyTorch file; it can run code and is never opened", _CONVERT)),
     (0, b"\x80\x03", Kind("a Python pickle, but no PyTorch file; it can run code and is never opened", _CONVERT)),

@@ -5,14 +5,23 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath, PureWindowsPath
 
-from resforward.checkpoints import foreign, tf_bundle, tf_table, torch_stream, torch_tar, torch_zip
+from resforward.checkpoints import (
+    foreign,
+    keras_h5,
+    keras_zip,
+    tf_bundle,
+    tf_table,
+    torch_stream,
+    torch_tar,
+    torch_zip,
+)
 from resforward.checkpoints.files import Folder
 from resforward.errors import CheckpointError
 
 STATE_FILE = "checkpoint"  # what tf.train.Saver keeps beside its files: the name of the latest
 _MAX_STATE = 1 << 20
 _SHARD = re.compile(r"-(?:\d{5}|\?{5})-of-(?:\d{5}|\?{5})\Z")
-_TORCH = (torch_zip, torch_stream, torch_tar)
+_TOLD_BY_HEAD = (keras_h5, keras_zip, torch_zip, torch_stream, torch_tar)
 _SAVED_MODEL = "variables/variables.index"
 _PATH_FIELD = re.compile(rb'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\\n]|\\.)*)"', re.MULTILINE)
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)")
@@ -109,13 +118,13 @@ def only(folder: Folder) -> str:
     raise CheckpointError(
         f"no checkpoint in `{folder.name}`",
         found=[f"`{name}` is {kind.what if kind else 'of no known kind'}" for name, kind in kinds] or ["it is empty"],
-        help="pass a TensorFlow or PyTorch checkpoint, or a .safetensors file",
+        help="pass a TensorFlow, PyTorch, Keras or .safetensors file",
     )
 
 
 def _is_checkpoint(folder: Folder, name: str, names: set[str]) -> bool:
     head, tail = folder.ends(name)
-    if tail == tf_table.MAGIC or head[8:9] == b"{" or any(each.begins(head) for each in _TORCH):
+    if tail == tf_table.MAGIC or head[8:9] == b"{" or any(each.begins(head) for each in _TOLD_BY_HEAD):
         return True
     # An index that was cut short is named rather than passed over.
     return name.endswith(".index") and any(other.startswith(f"{name.removesuffix('.index')}.data-") for other in names)
