@@ -2,14 +2,16 @@
 
     python tests/oracles/check_families.py [NETWORK ...] [--size 224 161] [--images 1]
 
-Needs torch, torchvision and timm. Each network's weights are saved as its library saves them, loaded here, and compared
-are the logits and every tensor that has the name of one of the library's modules. Prints a table of the largest
-difference over the largest value, and exits with 1 where one is above what is promised.
+Needs torch, torchvision, timm and Keras 3, which runs on torch. Each network's weights are saved as its library saves
+them, loaded here, and compared are the logits and every tensor that has the name of one of the library's modules or
+layers. Prints a table of the largest difference over the largest value, and exits with 1 where one is above what is
+promised.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -100,6 +102,33 @@ def with_torch(make: Callable[[str], Any]) -> Callable[[str, Path, np.ndarray], 
     return run
 
 
+def run_keras(name: str, folder: Path, images: np.ndarray) -> tuple[Path, Tensors]:
+    """Run one of Keras' networks, its layers' outputs on the way."""
+    os.environ["KERAS_BACKEND"] = "torch"
+    import keras
+
+    make, _, ending = name.partition("@")
+    options = {"weights": None, "classifier_activation": None, "input_shape": images.shape[1:]}
+    net = getattr(keras.applications, make)(**options)
+    rng = np.random.default_rng(0)
+    for layer in net.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            gamma, beta, mean, variance = (weight.shape for weight in layer.weights)
+            last = layer.name.endswith("_3_bn")  # damped, as in `randomise`
+            scale, spread = rng.uniform(0.5, 1.5, gamma) * (0.3 if last else 1), rng.uniform(0.5, 1.5, variance)
+            layer.set_weights([scale, rng.normal(0, 0.1, beta), rng.normal(0, 0.1, mean), spread])
+        elif getattr(layer, "bias", None) is not None:
+            kernel, bias = layer.get_weights()
+            layer.set_weights([kernel, rng.normal(0, 0.1, bias.shape)])
+    path = folder / f"model{ending or '.keras'}"
+    (net.save_weights if "weights" in path.name else net.save)(path)
+    named = aliases(resforward.load(path).network).known
+    layers = [layer.name for layer in net.layers if layer.name in named]
+    outputs = keras.Model(net.input, [*(net.get_layer(layer).output for layer in layers), net.output])(images)
+    arrays = [keras.ops.convert_to_numpy(output) for output in outputs]
+    return path, dict(zip([*layers, "logits"], arrays, strict=True))
+
+
 TORCHVISION, TIMM = with_torch(torchvision_net), with_torch(timm_net)
 NETWORKS: Mapping[str, tuple[Callable[[str, Path, np.ndarray], tuple[Path, Tensors]], float]] = {
     **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), (TORCHVISION, PROMISED)),
@@ -107,6 +136,9 @@ NETWORKS: Mapping[str, tuple[Callable[[str, Path, np.ndarray], tuple[Path, Tenso
     **{f"timm/{n}": (TIMM, PROMISED) for n in ("resnet18", "resnet50", "resnet50c", "resnet50t", "resnet50d")},
     **{f"timm/{n}": (TIMM, PROMISED) for n in ("resnet101d", "resnetv2_18", "resnetv2_50", "resnetv2_50d")},
     **{f"timm/{n}": (TIMM, PROMISED) for n in ("resnetv2_101", "resnetv2_50d_gn")},
+    **{f"keras/{n}": (run_keras, PROMISED) for n in ("ResNet50", "ResNet101", "ResNet152")},
+    **{f"keras/{n}": (run_keras, PROMISED) for n in ("ResNet50V2", "ResNet101V2", "ResNet152V2")},
+    **{f"keras/{n}": (run_keras, PROMISED) for n in ("ResNet50@.h5", "ResNet50V2@.weights.h5")},
     **{f"timm/{n}": (TIMM, PROMISED_BIT) for n in ("resnetv2_50x1_bit", "resnetv2_101x3_bit")},
 }
 
@@ -120,7 +152,7 @@ def check(name: str, size: int, images: int) -> tuple[float, str]:
         found = resforward.load(path).forward(batch, list(expected))
     differences = []
     for key, tensor in expected.items():
-        if tensor.ndim == 4:
+        if tensor.ndim == 4 and not name.startswith("keras/"):
             tensor = tensor.transpose(0, 2, 3, 1)
         ours = found[key].reshape(tensor.shape)
         differences.append((float(np.abs(ours - tensor).max() / np.abs(tensor).max()), key))
