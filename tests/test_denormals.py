@@ -80,6 +80,6 @@ def test_denormals_cost_nothing(case: str, threads: int, isa: str) -> None:
     layout = model._plan(images.shape, (model._last_name(),))[1]
     assert any(step.then for step in layout.steps), "no chain"
     assert any(step.kind == "winograd" for step in layout.steps), "nothing by Winograd's method"
-    # Another process may slow one side down for a while; a slow path is slow every time.
-    assert any(ratio(model, images, normal, normal_images) < 2 for _ in range(4))
+    # Other processes may slow one side down for a while; a slow path is slow every time.
+    assert any(ratio(model, images, normal, normal_images) < 2 for _ in range(20))
     assert np.isfinite(model(images)).all()
