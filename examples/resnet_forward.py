@@ -1,9 +1,9 @@
 """ResNet forward: build ResNet-152 from its table of Blocks, run it on a batch, and time it.
 
     python examples/resnet_forward.py                        # 32 images, 100 steps
-    python examples/resnet_forward.py --batch 1 --steps 10   # for the impatient
+    python examples/resnet_forward.py --batch 4 --steps 10   # for the impatient
 
-The last line is the answer: `Forward across 100 steps, 0.202 +/- 0.001 sec / batch`.
+The last line is the answer: `Forward across 100 steps, 1.720 +/- 0.020 sec / batch`, or what your machine takes.
 """
 
 import argparse

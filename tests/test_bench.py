@@ -93,6 +93,7 @@ def test_figures():
         isa="avx512",
         threads=2,
         threads_reason="asked for",
+        winograd=True,
         conditions={},
     )
     assert result.images_per_second == pytest.approx(160)

@@ -195,6 +195,7 @@ def measurement(units: tuple[UnitTime, ...], *durations: float, network: str = "
         isa="portable",
         threads=1,
         threads_reason="asked for",
+        winograd=True,
         conditions={},
         units=units,
     )

@@ -104,7 +104,8 @@ class Measurement:
         network, source, parameters: of the model. batch, size: of the images. macs: multiply-adds of one of them.
         timing: of the steps. warmup: steps before them.
         peaks: GFLOP/s of independent multiply-adds, measured between steps on the same threads.
-        isa, threads, threads_reason: what it ran on. conditions: machine and versions.
+        isa, threads, threads_reason: what it ran on. winograd: whether by Winograd's method, where that is faster.
+        conditions: machine and versions.
         units: where the time went, if that was asked for.
     """
 
@@ -120,6 +121,7 @@ class Measurement:
     isa: str
     threads: int
     threads_reason: str
+    winograd: bool
     conditions: dict[str, Any]
     units: tuple[UnitTime, ...] = ()
 
@@ -154,6 +156,7 @@ class Measurement:
             "width": self.size[1],
             "macs_per_image": self.macs,
             "warmup": self.warmup,
+            "winograd": self.winograd,
             "steps": len(self.timing.durations),
             "durations": list(self.timing.durations),
             "mean": self.timing.mean,
@@ -237,6 +240,7 @@ def measure(
         warmup=warmup,
         peaks=tuple(peaks),
         isa=model.isa,
+        winograd=model.winograd,
         threads=model.threads,
         threads_reason=machine.threads(threads_asked).reason,
         conditions=told,

@@ -435,7 +435,7 @@ class Network:
             raise EndPointError(
                 f"{self.name} has no such end point",
                 found=wrong,
-                help=f"it has {len(known)}: `model.end_points`, or `resforward inspect --end-points`",
+                help=f"it has {len(known)}: `model.end_points`, or `resforward inspect MODEL --end-points`",
             )
         return canonical
 

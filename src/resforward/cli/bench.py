@@ -46,7 +46,7 @@ def _engines(ctx: click.Context, _: click.Parameter, value: str | None) -> list[
 
 
 @click.command()
-@click.argument("target", metavar="[NETWORK or CHECKPOINT]", default="resnet_v2_50", type=click.Path())
+@click.argument("target", metavar="[NETWORK or CHECKPOINT]", default="resnet_v2_50", type=click.Path(readable=False))
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, metavar="N", help="Images at once.")
 @size_option("Of the images. [default: 224, or less where it reads less]")
 @click.option(
@@ -116,7 +116,7 @@ def command(
     resforward bench resnet_v2_50.ckpt --batch 1 --size 299 --threads 1 --json
     resforward bench --batch 8 --against onnxruntime,openvino,ncnn
 
-    Keys of --json: network, source, parameters, batch, height, width, macs_per_image, warmup, steps, durations, mean,
+    Keys of --json: network, source, parameters, batch, height, width, macs_per_image, warmup, winograd, steps, durations, mean,
     std, images_per_second, gflops, peak_gflops, peak_gflops_measured, peak_share, isa, threads, threads_reason,
     conditions. With --per-unit also units: name, block, seconds, share, seconds_lost, macs (of the batch), gflops,
     peak_share, weight_bytes, activation_bytes.
@@ -196,7 +196,7 @@ def _compare(model: Model, engines: list[str], batch: int, size: tuple[int, int]
                 "network",
                 f"{printable(model.network.name)}, {_weights(model.source)}; batch {batch} of {size[0]}x{size[1]}",
             ),
-            ("runs on", f"{model.isa}, {in_words(model.threads)}, {told['processor']}"),
+            ("runs on", f"{model.isa}{_method(model.winograd)}, {in_words(model.threads)}, {told['processor']}"),
             ("measured", f"{rounds} rounds of {_CALLS} runs each, medians; in brackets quartiles"),
         ]
     )
@@ -248,11 +248,15 @@ def _print(result: Measurement) -> None:
             ("", f"{result.gflops:.0f} GFLOP/s, of {count(2 * result.macs)}FLOP an image: 2 x its multiply-adds"),
             ("peak", f"{100 * result.share:.0f}% of the {result.peak:.0f} GFLOP/s that multiply-adds alone reach here"),
             ("", f"(median of {len(result.peaks)} measurements of 20 ms, between steps)"),
-            ("runs on", f"{result.isa}, {in_words(result.threads)}: {result.threads_reason}"),
+            ("runs on", f"{result.isa}{_method(result.winograd)}, {in_words(result.threads)}: {result.threads_reason}"),
             ("version", f"resforward {result.conditions['resforward']}, {result.conditions['processor']}"),
         ]
     )
     _note_load(result.conditions["load_average"])
+
+
+def _method(winograd: bool) -> str:
+    return "" if winograd else " without Winograd's method"
 
 
 def _note_load(load: float) -> None:

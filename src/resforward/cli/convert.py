@@ -10,8 +10,8 @@ from .console import count, debug_option, facts, out_json, printable, size_optio
 
 
 @click.command()
-@click.argument("source", metavar="CHECKPOINT", type=click.Path())
-@click.argument("target", metavar="OUT", type=click.Path())
+@click.argument("source", metavar="CHECKPOINT", type=click.Path(readable=False))
+@click.argument("target", metavar="OUT", type=click.Path(readable=False))
 @size_option("Of the images. [default: any]")
 @click.option("--end-point", "end_points", multiple=True, metavar="NAME", help="A further output; may be repeated.")
 @click.option("--bfloat16", is_flag=True, help="Weights in half the space, rounded; of .safetensors.")

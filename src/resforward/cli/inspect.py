@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("target", metavar="NETWORK or CHECKPOINT", type=click.Path())
+@click.argument("target", metavar="NETWORK or CHECKPOINT", type=click.Path(readable=False))
 @size_option("Of the image. [default: what its preprocessing makes]")
 @click.option(
     "--output-stride", type=click.IntRange(1), metavar="N", help="Pixels of the image for one of the last Block's."

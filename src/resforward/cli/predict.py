@@ -37,18 +37,20 @@ Answer = tuple[str, "list[Prediction] | ImageError"]
 
 
 @click.command()
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path())
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(readable=False))
 @click.option(
     "-m",
     "--model",
     "source",
     default="fashion",
     show_default=True,
-    type=click.Path(),
+    type=click.Path(readable=False),
     help="A checkpoint, or `fashion`.",
 )
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, metavar="N", help="Classes an image.")
-@click.option("--labels", type=click.Path(), metavar="FILE", help="Names of the classes, one a line, class 0 first.")
+@click.option(
+    "--labels", type=click.Path(readable=False), metavar="FILE", help="Names of the classes, one a line, class 0 first."
+)
 @click.option(
     "--num-classes", type=click.IntRange(1), metavar="N", help="Of the network, where the file leaves it open."
 )
