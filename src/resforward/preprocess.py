@@ -6,7 +6,6 @@ tensorflow/tensorflow#41643. docs/preprocessing.md is the table of rows: who use
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -20,6 +19,9 @@ from .resize import KERNELS, Float
 
 _CHANNELS: dict[str, tuple[Mode, int]] = {"rgb": ("RGB", 3), "bgr": ("RGB", 3), "grey": ("L", 1)}
 _MAX_SIDE = 16_384
+_MIN_CROP = 1e-3
+_HUGE = float(np.finfo(np.float32).max)
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Preprocess:
     Args:
         size: height and width of the result, in pixels.
         geometry: a name in `geometry.RULES`: what is cut from the picture, and whether its aspect is kept.
-        crop: the fraction of the side that the network sees, in (0, 1].
+        crop: the fraction of the side that the network sees, 0.001 to 1.
         kernel: a name in `resize.KERNELS`.
         scale: multiplied into the pixels, which are 0 .. 255.
         mean: subtracted after that, one for each channel in the order of `channels`.
@@ -70,18 +72,18 @@ class Preprocess:
             if name not in known:
                 near = nearest(str(name), known)
                 found.append(f"`{field}` is {name!r}, expected one of {', '.join(known)}" + (near and f"; {near}"))
-        if not 0 < self.crop <= 1:
-            found.append(f"`crop` is {self.crop}, expected a fraction above 0 and at most 1")
-        if not (math.isfinite(self.scale) and self.scale > 0):
+        if not _MIN_CROP <= self.crop <= 1:
+            found.append(f"`crop` is {self.crop}, expected a fraction, {_MIN_CROP} to 1")
+        if not _TINY <= self.scale <= _HUGE:
             found.append(f"`scale` is {self.scale}, expected a number above 0")
         count = _CHANNELS.get(self.channels, ("", 0))[1]
         for field in ("mean", "std"):
             values = getattr(self, field)
             if count and len(values) != count:
                 found.append(f"`{field}` has {len(values)} values, expected {count} for `{self.channels}`")
-            if not all(math.isfinite(value) for value in values):
+            if not all(abs(value) <= _HUGE for value in values):
                 found.append(f"`{field}` is {values}, expected finite numbers")
-        if not all(value > 0 for value in self.std):
+        if not all(value >= _TINY for value in self.std):
             found.append(f"`std` is {self.std}, expected numbers above 0")
         return found
 
@@ -303,6 +305,7 @@ PRESETS: dict[str, Preprocess] = {
     "fashion_28": FASHION_28,
 }
 
+_PIL_FILTERS = tuple(name.removeprefix("pil_") for name in KERNELS if name.startswith("pil_"))
 _TIMM_GEOMETRY = {"center": "shorter_side_floor", "squash": "squash_then_cut"}
 
 
@@ -310,7 +313,7 @@ def _numbers(value: Any, least: float) -> bool:
     return (
         isinstance(value, Sequence)
         and len(value) == 3
-        and all(isinstance(number, (int, float)) and least < number < math.inf for number in value)
+        and all(isinstance(number, (int, float)) and least <= number <= _HUGE for number in value)
     )
 
 
@@ -321,11 +324,11 @@ _TIMM: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
         lambda v: isinstance(v, Sequence) and len(v) == 3 and v[0] == 3 and v[1] == v[2] and isinstance(v[1], int),
         "[3, side, side]",
     ),
-    "interpolation": ("bicubic", lambda v: f"pil_{v}" in KERNELS, "one of Pillow's filters"),
-    "crop_pct": (0.875, lambda v: isinstance(v, (int, float)) and 0 < v <= 1, "a fraction above 0 and at most 1"),
+    "interpolation": ("bicubic", lambda v: v in _PIL_FILTERS, f"one of {', '.join(_PIL_FILTERS)}"),
+    "crop_pct": (0.875, lambda v: isinstance(v, (int, float)) and _MIN_CROP <= v <= 1, f"a fraction, {_MIN_CROP} to 1"),
     "crop_mode": ("center", lambda v: v in tuple(_TIMM_GEOMETRY), " or ".join(_TIMM_GEOMETRY)),
-    "mean": (TORCHVISION_224.mean, lambda v: _numbers(v, -math.inf), "three numbers"),
-    "std": (TORCHVISION_224.std, lambda v: _numbers(v, 0), "three numbers above 0"),
+    "mean": (TORCHVISION_224.mean, lambda v: _numbers(v, -_HUGE), "three numbers"),
+    "std": (TORCHVISION_224.std, lambda v: _numbers(v, _TINY), "three numbers above 0"),
 }
 
 
