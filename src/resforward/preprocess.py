@@ -345,7 +345,7 @@ def from_timm(config: Mapping[str, Any], *, test_size: bool = False) -> Preproce
     Args:
         config: the whole file, or its `pretrained_cfg`, as `json.load` reads it. What is missing, null or empty is what
             timm takes in its place.
-        test_size: take `test_input_size` and `test_crop_pct` where there are any, as timm's published figures do.
+        test_size: take `test_input_size` and `test_crop_pct` where there are any, as timm's validate.py does.
 
     Raises:
         NetworkError: values that describe no evaluation of square RGB pictures; every misfit is listed. So are
