@@ -1,13 +1,12 @@
 """Preprocessing as a row of values that travels with the weights: from any picture to what the network was trained on.
 
 Wrong preprocessing is the commonest reason for a network that "does not work": tensorflow/models#2855, #2217,
-tensorflow/tensorflow#41643.
+tensorflow/tensorflow#41643. docs/preprocessing.md is the table of rows: who uses them, and where that is said.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -20,6 +19,9 @@ from .resize import KERNELS, Float
 
 _CHANNELS: dict[str, tuple[Mode, int]] = {"rgb": ("RGB", 3), "bgr": ("RGB", 3), "grey": ("L", 1)}
 _MAX_SIDE = 16_384
+_MIN_CROP = 1e-3
+_HUGE = float(np.finfo(np.float32).max)
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Preprocess:
     Args:
         size: height and width of the result, in pixels.
         geometry: a name in `geometry.RULES`: what is cut from the picture, and whether its aspect is kept.
-        crop: the fraction of the side that the network sees, in (0, 1].
+        crop: the fraction of the side that the network sees, 0.001 to 1.
         kernel: a name in `resize.KERNELS`.
         scale: multiplied into the pixels, which are 0 .. 255.
         mean: subtracted after that, one for each channel in the order of `channels`.
@@ -70,18 +72,18 @@ class Preprocess:
             if name not in known:
                 near = nearest(str(name), known)
                 found.append(f"`{field}` is {name!r}, expected one of {', '.join(known)}" + (near and f"; {near}"))
-        if not 0 < self.crop <= 1:
-            found.append(f"`crop` is {self.crop}, expected a fraction above 0 and at most 1")
-        if not (math.isfinite(self.scale) and self.scale > 0):
+        if not _MIN_CROP <= self.crop <= 1:
+            found.append(f"`crop` is {self.crop}, expected a fraction, {_MIN_CROP} to 1")
+        if not _TINY <= self.scale <= _HUGE:
             found.append(f"`scale` is {self.scale}, expected a number above 0")
         count = _CHANNELS.get(self.channels, ("", 0))[1]
         for field in ("mean", "std"):
             values = getattr(self, field)
             if count and len(values) != count:
                 found.append(f"`{field}` has {len(values)} values, expected {count} for `{self.channels}`")
-            if not all(math.isfinite(value) for value in values):
+            if not all(abs(value) <= _HUGE for value in values):
                 found.append(f"`{field}` is {values}, expected finite numbers")
-        if not all(value > 0 for value in self.std):
+        if not all(value >= _TINY for value in self.std):
             found.append(f"`std` is {self.std}, expected numbers above 0")
         return found
 
@@ -139,6 +141,9 @@ class Preprocess:
         if self.geometry == "squash":
             part = "whole picture" if self.crop == 1 else f"central {100 * self.crop:g}%"
             steps = [part, f"{self.kernel} to {height}x{width} (aspect not kept)"]
+        elif self.geometry == "squash_then_cut":
+            resized = f"{int(height / self.crop)}x{int(width / self.crop)}"
+            steps = ["whole picture", f"{self.kernel} to {resized} (aspect not kept)", f"central {height}x{width}"]
         else:
             side = int(min(self.size) / self.crop)
             rounding = self.geometry.rpartition("_")[2]
@@ -178,46 +183,6 @@ class Preprocess:
             raise NetworkError(f"this row describes no preprocessing: {error}") from error
 
 
-_TIMM_GEOMETRY = {"center": "shorter_side_floor", "squash": "squash"}
-
-
-def from_timm(config: Mapping[str, Any]) -> Preprocess:
-    """The row of a `config.json` as timm writes it beside its weights.
-
-    >>> cfg = {"input_size": [3, 224, 224], "crop_pct": 0.95, "interpolation": "bicubic"}
-    >>> row = from_timm({"pretrained_cfg": cfg | {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}})
-    >>> row == TIMM_V2_224
-    True
-
-    What is left out is ImageNet's, as in timm. Its squash resizes to size / crop_pct and then cuts the centre, which is
-    cutting first only where crop_pct is 1.
-
-    Raises:
-        NetworkError: a value that timm has and that is not known here, or no value of timm's.
-
-    Source: huggingface/pytorch-image-models, timm/data/config.py, transforms_factory.py.
-    """
-    cfg = config.get("pretrained_cfg", config)
-    if not isinstance(cfg, Mapping):
-        raise NetworkError("pretrained_cfg is no table")
-    mode, crop = cfg.get("crop_mode") or "center", cfg.get("crop_pct") or 0.875
-    if mode not in _TIMM_GEOMETRY or (mode == "squash" and crop != 1):
-        raise NetworkError(f"crop_mode {mode!r} with crop_pct {crop!r} is not known here")
-    size = cfg.get("input_size") or [3, 224, 224]
-    try:
-        return Preprocess(
-            size=(size[1], size[2]),
-            geometry=_TIMM_GEOMETRY[mode],
-            crop=float(crop),
-            kernel=f"pil_{cfg.get('interpolation') or 'bilinear'}",
-            scale=1 / 255,
-            mean=tuple(map(float, cfg.get("mean") or TORCHVISION_224.mean)),
-            std=tuple(map(float, cfg.get("std") or TORCHVISION_224.std)),
-        )
-    except (TypeError, ValueError, LookupError) as error:
-        raise NetworkError(f"pretrained_cfg describes no preprocessing: {error}") from error
-
-
 def _short(values: tuple[float, ...]) -> str:
     """One number when all channels share it."""
     return f"{values[0]:g}" if len(set(values)) == 1 else f"[{', '.join(f'{value:g}' for value in values)}]"
@@ -246,8 +211,8 @@ VGG_224 = Preprocess(
     std=(1.0, 1.0, 1.0),
 )
 
-# Keras ResNet50/101/152, preprocess_input in "caffe" mode. Keras does not say how its figures were resized; this is the
-# Caffe original's shorter side of 256 and central 224.
+# Keras ResNet50/101/152, preprocess_input in "caffe" mode. Keras does not say how the pictures of its published figures
+# were resized; this is the Caffe original's shorter side of 256 and central 224.
 KERAS_CAFFE_224 = Preprocess(
     size=(224, 224),
     geometry="shorter_side_floor",
@@ -259,8 +224,24 @@ KERAS_CAFFE_224 = Preprocess(
     channels="bgr",
 )
 
-# torchvision's ImageNet evaluation (V1 weights), which the ONNX zoo shares. torchvision divides by 255 where we
-# multiply by 1/255: at most one unit in the last place apart.
+# What Keras' own examples do: load_img(path, target_size=(224, 224)), which squashes the whole picture and takes the
+# nearest pixel unless told otherwise, and the same with interpolation="bilinear".
+KERAS_CAFFE_NEAREST_224 = replace(KERAS_CAFFE_224, geometry="squash", crop=1.0, kernel="pil_nearest")
+KERAS_CAFFE_BILINEAR_224 = replace(KERAS_CAFFE_NEAREST_224, kernel="pil_bilinear")
+
+# Keras ResNet50V2/101V2/152V2, preprocess_input in "tf" mode: published at 299, though the model's default is 224.
+KERAS_TF_NEAREST_299 = Preprocess(
+    size=(299, 299),
+    geometry="squash",
+    crop=1.0,
+    kernel="pil_nearest",
+    scale=1 / 127.5,
+    mean=(1.0, 1.0, 1.0),
+    std=(1.0, 1.0, 1.0),
+)
+KERAS_TF_BILINEAR_299 = replace(KERAS_TF_NEAREST_299, kernel="pil_bilinear")
+
+# torchvision's ImageNet evaluation: V1 weights, and V2 with a shorter side of 232.
 TORCHVISION_224 = Preprocess(
     size=(224, 224),
     geometry="shorter_side_floor",
@@ -270,13 +251,24 @@ TORCHVISION_224 = Preprocess(
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
 )
+TORCHVISION_V2_224 = replace(TORCHVISION_224, crop=0.965)  # int(224 / 0.965) = 232; timm's own number
 
-# timm's resnet*d (ra2 weights), where no config.json says more.
+# The ONNX model zoo's ResNets, which MXNet Gluon trained: torchvision's values, other roundings.
+ONNX_ZOO_224 = replace(TORCHVISION_224, geometry="shorter_side_round")
+
+# timm, where no config.json says more (`from_timm` reads one). resnet*: most tags, and those of the a, b, c, d recipes.
 TIMM_224 = replace(TORCHVISION_224, kernel="pil_bicubic")
+TIMM_95_224 = replace(TIMM_224, crop=0.95)
 
-# timm's resnetv2_*, likewise; its BiT weights were tuned at 448 and larger, on whole pictures.
-TIMM_V2_224 = replace(TIMM_224, crop=0.95, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-BIT_448 = replace(TIMM_V2_224, size=(448, 448), crop=1.0, kernel="pil_bilinear")
+# timm's resnetv2_*: 50 and 101 layers (a1h), 18 and 34 (ra4).
+TIMM_V2_224 = replace(TIMM_95_224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+TIMM_V2_90_224 = replace(TIMM_V2_224, crop=0.9)
+
+# BiT in timm: of 21k classes; distilled; fine-tuned to ImageNet, where the aspect is kept. BiT's own code squashes.
+BIT_224 = replace(TIMM_V2_224, crop=0.875, kernel="pil_bilinear")
+BIT_DISTILLED_224 = replace(BIT_224, kernel="pil_bicubic")
+BIT_448 = replace(BIT_224, size=(448, 448), crop=1.0)
+BIT_480 = replace(BIT_448, size=(480, 480), geometry="squash")
 
 # The built-in model. Fashion-MNIST's garments are light on black; nothing is inverted here.
 FASHION_28 = Preprocess(
@@ -295,9 +287,94 @@ PRESETS: dict[str, Preprocess] = {
     "inception_299": INCEPTION_299,
     "vgg_224": VGG_224,
     "keras_caffe_224": KERAS_CAFFE_224,
+    "keras_caffe_nearest_224": KERAS_CAFFE_NEAREST_224,
+    "keras_caffe_bilinear_224": KERAS_CAFFE_BILINEAR_224,
+    "keras_tf_nearest_299": KERAS_TF_NEAREST_299,
+    "keras_tf_bilinear_299": KERAS_TF_BILINEAR_299,
     "torchvision_224": TORCHVISION_224,
+    "torchvision_v2_224": TORCHVISION_V2_224,
+    "onnx_zoo_224": ONNX_ZOO_224,
     "timm_224": TIMM_224,
+    "timm_95_224": TIMM_95_224,
     "timm_v2_224": TIMM_V2_224,
+    "timm_v2_90_224": TIMM_V2_90_224,
+    "bit_224": BIT_224,
+    "bit_distilled_224": BIT_DISTILLED_224,
     "bit_448": BIT_448,
+    "bit_480": BIT_480,
     "fashion_28": FASHION_28,
 }
+
+_PIL_FILTERS = tuple(name.removeprefix("pil_") for name in KERNELS if name.startswith("pil_"))
+_TIMM_GEOMETRY = {"center": "shorter_side_floor", "squash": "squash_then_cut"}
+
+
+def _numbers(value: Any, least: float) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and len(value) == 3
+        and all(isinstance(number, (int, float)) and least <= number <= _HUGE for number in value)
+    )
+
+
+# field of a config: (what timm takes when it is missing, whether a value is one, what one is)
+_TIMM: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
+    "input_size": (
+        (3, 224, 224),
+        lambda v: isinstance(v, Sequence) and len(v) == 3 and v[0] == 3 and v[1] == v[2] and isinstance(v[1], int),
+        "[3, side, side]",
+    ),
+    "interpolation": ("bicubic", lambda v: v in _PIL_FILTERS, f"one of {', '.join(_PIL_FILTERS)}"),
+    "crop_pct": (0.875, lambda v: isinstance(v, (int, float)) and _MIN_CROP <= v <= 1, f"a fraction, {_MIN_CROP} to 1"),
+    "crop_mode": ("center", lambda v: v in tuple(_TIMM_GEOMETRY), " or ".join(_TIMM_GEOMETRY)),
+    "mean": (TORCHVISION_224.mean, lambda v: _numbers(v, -_HUGE), "three numbers"),
+    "std": (TORCHVISION_224.std, lambda v: _numbers(v, _TINY), "three numbers above 0"),
+}
+
+
+def from_timm(config: Mapping[str, Any], *, test_size: bool = False) -> Preprocess:
+    """Return the row that timm's `config.json` describes.
+
+    >>> config = {"input_size": [3, 224, 224], "crop_pct": 0.95, "test_input_size": [3, 288, 288], "test_crop_pct": 1.0}
+    >>> from_timm({"architecture": "resnet50", "pretrained_cfg": config}) == TIMM_95_224
+    True
+    >>> row = from_timm(config, test_size=True)
+    >>> row.size, row.crop
+    ((288, 288), 1.0)
+
+    Args:
+        config: the whole file, or its `pretrained_cfg`, as `json.load` reads it. What is missing, null or empty is what
+            timm takes in its place.
+        test_size: take `test_input_size` and `test_crop_pct` where there are any, as timm's validate.py does.
+
+    Raises:
+        NetworkError: values that describe no evaluation of square RGB pictures; every misfit is listed. So are
+            `interpolation: random`, which is for training and which timm's own evaluation cannot do either, and
+            `crop_mode: border`, which no published ResNet has.
+
+    Source: timm 1.0.31, `resolve_data_config` in timm/data/config.py, `transforms_imagenet_eval` in
+    timm/data/transforms_factory.py.
+    """
+    told = config.get("pretrained_cfg", config) if isinstance(config, Mapping) else config
+    if not isinstance(told, Mapping):
+        raise NetworkError(f"timm's config is {type(told).__name__}, expected an object of named values")
+    sources = {name: name for name in _TIMM}
+    if test_size:
+        sources |= {name: f"test_{name}" for name in ("input_size", "crop_pct") if told.get(f"test_{name}")}
+    values = {name: told.get(source) or _TIMM[name][0] for name, source in sources.items()}
+    found = [
+        f"`{sources[name]}` is {values[name]!r}, expected {expected}"
+        for name, (_, fits, expected) in _TIMM.items()
+        if not fits(values[name])
+    ]
+    if found:
+        raise NetworkError("timm's config describes no preprocessing that is known here", found=found)
+    return Preprocess(
+        size=tuple(values["input_size"][1:]),
+        geometry=_TIMM_GEOMETRY[values["crop_mode"]],
+        crop=float(values["crop_pct"]),
+        kernel=f"pil_{values['interpolation']}",
+        scale=1 / 255,
+        mean=tuple(map(float, values["mean"])),
+        std=tuple(map(float, values["std"])),
+    )

@@ -1,7 +1,7 @@
 """Resize kernels by name: the kernel is part of a network's accuracy, so a Preprocess row names it.
 
-`tf1_bilinear` is what TensorFlow 1 computed, to the bit; `pil_*` are Pillow's, antialiased and rounded to uint8, as
-torchvision, timm and Keras use them.
+`tf1_bilinear` is what TensorFlow 1 computed, to the bit; `pil_*` are Pillow's, rounded to uint8 and, but for
+`pil_nearest`, antialiased, as torchvision, timm and Keras use them on files.
 """
 
 from __future__ import annotations
@@ -102,7 +102,10 @@ def _mix(a: Float, b: Float, t: Float) -> Float:
 def _pil(
     filter: str, image: Picture | Float, size: tuple[int, int], window: Box | None = None, scale: float = 1.0
 ) -> Float:
-    """Resize with one of Pillow's filters, in uint8; `scale` is applied to the result."""
+    """Resize with one of Pillow's filters, in uint8; `scale` is applied to the result, exactly rounded to float32.
+
+    So 1 / 255 is torch's division by 255 to the bit: a float32 product would be one unit off for half of the values.
+    """
     from PIL import Image
 
     height, width = size
@@ -114,10 +117,8 @@ def _pil(
     grey = image.shape[2] == 1
     picture = Image.fromarray(np.ascontiguousarray(image[:, :, 0] if grey else image))
     resized = np.asarray(picture.resize((width, height), Image.Resampling[filter])).reshape(height, width, -1)
-    out = (window or Box(0, 0, height, width)).of(resized).astype(np.float32)
-    if scale != 1:
-        out *= np.float32(scale)
-    return out
+    scaled = (np.arange(256) * scale).astype(np.float32)
+    return scaled.take((window or Box(0, 0, height, width)).of(resized))
 
 
 Kernel: TypeAlias = Callable[[Picture, tuple[int, int], Box, float], Float]
@@ -127,6 +128,7 @@ KERNELS: dict[str, Kernel] = {
     "pil_nearest": partial(_pil, "NEAREST"),
     "pil_box": partial(_pil, "BOX"),
     "pil_bilinear": partial(_pil, "BILINEAR"),
+    "pil_hamming": partial(_pil, "HAMMING"),
     "pil_bicubic": partial(_pil, "BICUBIC"),
     "pil_lanczos": partial(_pil, "LANCZOS"),
 }

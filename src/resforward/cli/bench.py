@@ -116,10 +116,10 @@ def command(
     resforward bench resnet_v2_50.ckpt --batch 1 --size 299 --threads 1 --json
     resforward bench --batch 8 --against onnxruntime,openvino,ncnn
 
-    Keys of --json: network, source, parameters, batch, height, width, macs_per_image, warmup, winograd, steps, durations, mean,
-    std, images_per_second, gflops, peak_gflops, peak_gflops_measured, peak_share, isa, threads, threads_reason,
-    conditions. With --per-unit also units: name, block, seconds, share, seconds_lost, macs (of the batch), gflops,
-    peak_share, weight_bytes, activation_bytes.
+    Keys of --json: network, source, parameters, batch, height, width, macs_per_image, warmup, winograd, steps,
+    durations, mean, std, images_per_second, gflops, peak_gflops, peak_gflops_measured, peak_share, isa, threads,
+    threads_reason, conditions. With --per-unit also units: name, block, seconds, share, seconds_lost, macs (of the
+    batch), gflops, peak_share, weight_bytes, activation_bytes.
 
     Keys of --json with --against: network, source, batch, height, width, rounds, calls, isa, threads, engines (of each:
     engine, version, speed, ratio, difference), conditions.
