@@ -504,6 +504,12 @@ def test_hostile(tmp_path, case):
     assert said in refusal(edited(tmp_path / "m.h5", edit))
 
 
+def test_a_layer_may_be_called_metrics(tmp_path):
+    checkpoint = read_checkpoint(legacy(tmp_path / "m.h5", {"metrics": {"kernel": BIAS}}))
+    assert_holds(checkpoint, {"metrics/kernel": BIAS})
+    assert checkpoint.skipped == {}
+
+
 def test_what_no_layer_lists_is_skipped_unread(tmp_path):
     def edit(file):
         file["x"] = np.dtype("f4")

@@ -2,7 +2,7 @@
 
 Not through h5py: libhdf5 is C code that follows whatever address a file holds. Memory errors on malformed files are
 reported against it year after year (HDFGroup/hdf5 #5382, #5571, #5869, #6401), and version 2.0.0 ended in a
-segmentation fault on 1 of 3,000 mutants of the golden files (`tests/fuzz_checkpoints.py --h5py`). A guard in front of
+segmentation fault on 1 of 6,000 mutants of the golden files (`tests/fuzz_checkpoints.py --h5py`). A guard in front of
 it would have to understand superblock, object headers, B-trees, heaps, types and layouts; what is left to do after that
 is to slice the file, or to inflate a chunk. So the guard is the reader. It needs no package, arrays that lie in one run
 stay views of the file, and a file inside an archive is read where it is. pyfive is Python alone, too, but believes

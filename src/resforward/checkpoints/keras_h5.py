@@ -132,9 +132,11 @@ def _legacy(tree: hdf5.Tree, root: str, layer_names: list[str]) -> Contents:
     skipped: dict[str, str] = {}
     for path in tree.datasets():
         top = path.partition("/")[0]
+        if path in listed:
+            continue
         if top in _NOT_WEIGHTS:
             skipped[top] = _NOT_WEIGHTS[top]
-        elif path not in listed:
+        else:
             skipped[path] = "an array that no layer lists"
     return _read(tree, wanted, skipped)
 
