@@ -1,4 +1,4 @@
-"""Rows equal what torchvision, timm and Keras make of photographs, to the bit (oracles/library_preprocess.py)."""
+"""Rows equal what torchvision, timm and Keras make of photographs, to the bit (oracles/reference_preprocess.py)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from oracles import library_preprocess as oracle
-from oracles.library_preprocess import CASES, FILE, TIMM_CONFIGS, TIMM_TAGS, Case, digest, on_white, picture, sparse
+from oracles import reference_preprocess as oracle
+from oracles.reference_preprocess import CASES, FILE, TIMM_CONFIGS, TIMM_TAGS, Case, digest, on_white, picture, sparse
 
 from resforward.preprocess import PRESETS, Preprocess, from_timm
 
@@ -70,7 +70,7 @@ def test_photographs_are_small() -> None:
 
 
 @pytest.fixture(scope="module")
-def libraries() -> dict[str, oracle.Library]:
+def libraries() -> dict[str, oracle.Transform]:
     if missing := [name for name in ("torch", "torchvision", "timm", "keras") if not importlib.util.find_spec(name)]:
         pytest.skip(f"not installed: {', '.join(missing)}")
     with warnings.catch_warnings():
@@ -80,7 +80,7 @@ def libraries() -> dict[str, oracle.Library]:
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("name", NAMES)
-def test_any_size_is_the_library_s(libraries: dict[str, oracle.Library], name: str) -> None:
+def test_any_size_is_the_library_s(libraries: dict[str, oracle.Transform], name: str) -> None:
     sides = st.integers(1, 60) | st.integers(200, 620)  # much smaller than the cut, and about its size
 
     @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
@@ -93,7 +93,7 @@ def test_any_size_is_the_library_s(libraries: dict[str, oracle.Library], name: s
 
 
 @pytest.mark.oracle
-def test_every_published_resnet_of_timm_is_timm_s(libraries: dict[str, oracle.Library]) -> None:
+def test_every_published_resnet_of_timm_is_timm_s(libraries: dict[str, oracle.Transform]) -> None:
     import timm
 
     image = picture(Case("chelsea", 333, 500))
@@ -111,7 +111,7 @@ def test_every_published_resnet_of_timm_is_timm_s(libraries: dict[str, oracle.Li
 
 @pytest.mark.oracle
 @pytest.mark.parametrize(("side", "shorter"), [(97, 110), (288, 329), (320, 365)])
-def test_other_sizes_are_torchvision_s_too(libraries: dict[str, oracle.Library], side: int, shorter: int) -> None:
+def test_other_sizes_are_torchvision_s_too(libraries: dict[str, oracle.Transform], side: int, shorter: int) -> None:
     preset = oracle.torchvision().transforms._presets.ImageClassification(crop_size=side, resize_size=shorter)
     image = picture(Case("coffee", 300, 211))
     ours = dataclasses.replace(PRESETS["torchvision_224"], size=(side, side))

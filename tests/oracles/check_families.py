@@ -18,29 +18,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import numpy as np
+from oracles.torchvision_on_cpu import torchvision
 
 import resforward
 from resforward.aliases import aliases
 
 PROMISED, PROMISED_BIT = 1e-5, 2e-5  # BiT: group norm and standardised weights round once more
 Tensors = dict[str, np.ndarray]
-
-
-def torchvision() -> Any:
-    """The library, beside a torch for CPUs."""
-    import torch
-
-    # PyPI's torchvision is built for CUDA. Without it, its operators are not there, which no ResNet uses; but it wants
-    # them declared. What is declared goes with the library that declares it, so that has to stay.
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for operator in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, operator):
-            library.define(f"{operator}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-    import torchvision
-
-    torchvision.kept = library
-    return torchvision
 
 
 def torchvision_net(name: str) -> Any:

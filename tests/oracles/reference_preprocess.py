@@ -1,6 +1,6 @@
 """Write golden/library_preprocess.npz: what torchvision, timm and Keras themselves make of photographs.
 
-Run in an environment with requirements-preprocess.txt: `python tests/oracles/library_preprocess.py`. With resforward
+Run in an environment with requirements-preprocess.txt: `python tests/oracles/reference_preprocess.py`. With resforward
 and pytest there too, `pytest -m oracle tests/test_library_preprocess.py` compares more sizes and timm's every tag. Of
 each result the SHA-256 of its float32 bytes is kept, and a sparse grid that shows where a difference lies.
 """
@@ -12,14 +12,15 @@ import io
 import json
 import os
 import sys
-import warnings
 from collections.abc import Callable
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import numpy as np
+from oracles.torchvision_on_cpu import torchvision
 from PIL import Image
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -75,7 +76,7 @@ TIMM_CONFIGS: dict[str, dict[str, Any]] = {
     "nearest": {"interpolation": "nearest", "crop_mode": None, "mean": None, "std": None, "crop_pct": None},
 }
 
-Library = Callable[[Image.Image], np.ndarray]  # an opaque picture -> (height, width, channels) float32
+Transform = Callable[[Image.Image], np.ndarray]  # an opaque picture -> (height, width, channels) float32
 
 
 def picture(case: Case) -> Image.Image:
@@ -107,39 +108,13 @@ def sparse(array: np.ndarray) -> np.ndarray:
     return array[::STEP, ::STEP]
 
 
-_operators: list[Any] = []  # torch forgets them once nobody holds them
-
-
-@cache
-def torchvision() -> Any:
-    """The module. PyPI's is built for GPUs, and its import asks for two operators that a torch for CPUs cannot load.
-
-    Nothing that happens to a picture here is such an operator.
-    """
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            import torchvision
-        except RuntimeError:
-            for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-                del sys.modules[name]
-            _operators.append(torch.library.Library("torchvision", "DEF"))
-            for name in ("nms", "qnms"):
-                _operators[0].define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            import torchvision
-        import torchvision.models
-    return torchvision
-
-
-def published(weights: str) -> Library:
+def published(weights: str) -> Transform:
     """The transforms that torchvision publishes with weights of ResNet-50."""
     transforms = getattr(torchvision().models.ResNet50_Weights, weights).transforms()
     return lambda image: hwc(transforms(image.convert("RGB")))
 
 
-def timm_transform(config: dict[str, Any], test_size: bool = False) -> Library:
+def timm_transform(config: dict[str, Any], test_size: bool = False) -> Transform:
     torchvision()
     from timm.data import create_transform, resolve_data_config
 
@@ -160,7 +135,7 @@ def hwc(tensor: Any) -> np.ndarray:
     return np.ascontiguousarray(tensor.numpy().transpose(1, 2, 0))
 
 
-def bit(side: int) -> Library:
+def bit(side: int) -> Transform:
     """google-research/big_transfer 4345c81, bit_pytorch/train.py, `val_tx`."""
     transforms = torchvision().transforms
     steps = transforms.Compose(
@@ -173,7 +148,7 @@ def bit(side: int) -> Library:
     return lambda image: hwc(steps(image.convert("RGB")))
 
 
-def keras(application: str, side: int, **options: Any) -> Library:
+def keras(application: str, side: int, **options: Any) -> Transform:
     """Keras' own example: load_img, img_to_array, preprocess_input."""
     torchvision()
     os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -210,7 +185,7 @@ def onnx_zoo(image: Image.Image) -> np.ndarray:
     return ((cut / 255 - mean) / std).astype("float32")
 
 
-def libraries() -> dict[str, Library]:
+def libraries() -> dict[str, Transform]:
     """By the row of PRESETS, or of TIMM_CONFIGS, that must give the same."""
     return {
         "keras_caffe_224": keras_of_centre,
