@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from resforward import NETWORKS, Block, Network, basic, bottleneck, resnet_v1, resnet_v2
 from resforward.families import BIT, KERAS_V1, KERAS_V2, SLIM_V2, TIMM_V2, TORCH_V1, Family, Pool, Stem
-from resforward.network import resnet
+from resforward.resnet import resnet
 
 BLOCKS = [
     Block("block1", bottleneck, [(16, 4, 1), (16, 4, 1), (16, 4, 2)]),

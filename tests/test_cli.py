@@ -715,7 +715,7 @@ def test_a_picture_without_memory_or_probabilities_is_one_error(model, monkeypat
 )
 def test_only_output_cannot_be_written(model, error, said):
     code = (
-        "import errno, resforward.model as model\n"
+        "import errno, resforward.loading as model\n"
         "from resforward.cli import main\n"
         f"def fail(*_, **__): raise OSError(*{(error.errno, error.strerror, *filter(None, [error.filename]))})\n"
         "model.load = fail\n"

@@ -14,7 +14,8 @@ from resforward.conclude import conclude
 from resforward.dialects import DIALECTS, KERAS, TIMM, TIMM_V1D, TORCH, Dialect
 from resforward.families import KERAS_V2, TIMM_V2, TIMM_V2D_GN, TORCH_V1
 from resforward.names import find_scope, rename, standardise
-from resforward.network import block_strides, resnet
+from resforward.published import block_strides
+from resforward.resnet import resnet
 
 Tensors = dict[str, NDArray[np.float32]]
 

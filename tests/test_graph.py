@@ -13,9 +13,9 @@ import resforward.graph
 from resforward import Block, EndPointError, Network, NetworkError, bottleneck, resnet_v2
 from resforward.families import SLIM_V1, SLIM_V2, Pool, Stem
 from resforward.graph import INPUT, Graph, Node, plain_graph
-from resforward.network import resnet
 from resforward.plan import lay_out
 from resforward.reference import avg_pool2d, batch_norm, conv2d_same, forward, group_norm, relu, softmax
+from resforward.resnet import resnet
 
 
 def compute(graph: Graph, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from resforward.conclude import conclude
 from resforward.errors import CheckpointError
 from resforward.families import Stem
 from resforward.names import find_scope, rename
-from resforward.network import resnet_block
+from resforward.resnet import resnet_block
 
 Tensors = dict[str, np.ndarray]
 

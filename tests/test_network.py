@@ -12,7 +12,8 @@ from golden.networks import SMALL
 from resforward import NETWORKS, Block, Network, bottleneck, resnet_v1, resnet_v2, with_output_stride
 from resforward.errors import NetworkError
 from resforward.families import Pool, PoolPadding
-from resforward.network import UNITS, resnet_block
+from resforward.published import UNITS
+from resforward.resnet import resnet_block
 
 
 def block_shapes(network: Network, height: int, width: int) -> list[tuple[int, int, int]]:

@@ -28,7 +28,8 @@ import torch.nn.functional as F  # noqa: N812
 from safetensors.numpy import save
 
 from resforward.labels import FASHION_10
-from resforward.network import NETWORKS, Conv, Network
+from resforward.network import Conv, Network
+from resforward.published import NETWORKS
 
 MEAN, STD = 0.2860, 0.3530  # of the 60,000 training pictures, after / 255
 

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
         TargetError,
         UnsupportedIsaError,
     )
-    from .model import Model, build, load
-    from .network import NETWORKS, Block, Network, basic, bottleneck, resnet_v1, resnet_v2, with_output_stride
+    from .loading import build, load
+    from .model import Model
+    from .network import Block, Network, basic, bottleneck
+    from .published import NETWORKS
+    from .resnet import resnet_v1, resnet_v2, with_output_stride
 
 __version__ = "0.1.0"
 
@@ -53,11 +56,11 @@ __all__ = [
 _HOMES = {
     "convert": "conversion",
     "read_checkpoint": "checkpoints",
-    **dict.fromkeys(("Model", "build", "load"), "model"),
-    **dict.fromkeys(
-        ("NETWORKS", "Block", "Network", "basic", "bottleneck", "resnet_v1", "resnet_v2", "with_output_stride"),
-        "network",
-    ),
+    "Model": "model",
+    "NETWORKS": "published",
+    **dict.fromkeys(("build", "load"), "loading"),
+    **dict.fromkeys(("Block", "Network", "basic", "bottleneck"), "network"),
+    **dict.fromkeys(("resnet_v1", "resnet_v2", "with_output_stride"), "resnet"),
     **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "errors"),
 }
 

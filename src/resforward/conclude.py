@@ -15,7 +15,9 @@ from .dialects import DIALECTS, Dialect
 from .errors import CheckpointError, NetworkError
 from .families import Family, Stem
 from .names import LONGEST_NAME, Tensors, without_bystanders
-from .network import BASIC_UNITS, UNITS, Block, Network, UnitKind, basic, block_strides, bottleneck, resnet
+from .network import Block, Network, UnitKind, basic, bottleneck
+from .published import BASIC_UNITS, UNITS, block_strides
+from .resnet import resnet
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from .errors import CheckpointError, NetworkError
 from .families import Family, Stem
-from .network import Block, Network, UnitKind, basic, bottleneck, resnet
+from .network import Block, Network, UnitKind, basic, bottleneck
 from .preprocess import Preprocess
+from .resnet import resnet
 
 VERSION = 1  # of what the metadata means; a file says the oldest that can read it
 KEY = "resforward"

@@ -295,7 +295,7 @@ def _head(features: Array, network: Network, weights: Weights, end_points: EndPo
 def resnet_v1(network: Network, weights: Weights, images: Array) -> tuple[Array, EndPoints]:
     """Compute a post-activation network; arguments and results are those of `forward`.
 
-    >>> from resforward import network as tables
+    >>> from resforward import resnet as tables
     >>> network = tables.resnet_v1([tables.resnet_block("block1", base_depth=1, num_units=2, stride=2)], num_classes=5)
     >>> weights = {name: np.ones(shape) for name, shape in network.variables.items()}
     >>> list(resnet_v1(network, weights, np.ones((1, 9, 9, 3)))[1])[-4:]
@@ -310,7 +310,7 @@ def resnet_v1(network: Network, weights: Weights, images: Array) -> tuple[Array,
 def resnet_v2(network: Network, weights: Weights, images: Array) -> tuple[Array, EndPoints]:
     """Compute a pre-activation network; arguments and results are those of `forward`.
 
-    >>> from resforward import network as tables
+    >>> from resforward import resnet as tables
     >>> network = tables.resnet_v2([tables.resnet_block("block1", base_depth=1, num_units=2, stride=2)], num_classes=5)
     >>> weights = {name: np.ones(shape) for name, shape in network.variables.items()}
     >>> list(resnet_v2(network, weights, np.ones((1, 9, 9, 3)))[1])[-4:]

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from resforward.network import Block, Network, bottleneck, resnet_block, resnet_v1, resnet_v2
+from resforward.network import Block, Network, bottleneck
+from resforward.resnet import resnet_block, resnet_v1, resnet_v2
 
 FOLDER = pathlib.Path(__file__).parent
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from golden.networks import Case
 
-from resforward.network import NETWORKS, UNITS, standard_blocks
+from resforward.published import NETWORKS, UNITS, standard_blocks
 
 
 def published(name: str, **options: Any) -> Case:

@@ -125,7 +125,7 @@ def command(
     engine, version, speed, ratio, difference), conditions.
     """
     from ..bench import measure
-    from ..model import build
+    from ..loading import build
     from ..peers import check_installed
     from .target import load_checkpoint, named_network
 

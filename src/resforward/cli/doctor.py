@@ -129,8 +129,8 @@ def _disagreements(isas: list[str]) -> list[ResforwardError]:
     """Compute one small network with every instruction set, and compare."""
     import numpy as np
 
-    from ..model import build
-    from ..network import NETWORKS
+    from ..loading import build
+    from ..published import NETWORKS
 
     images = np.random.default_rng(0).standard_normal((2, 28, 28, 1), np.float32)
     *others, wanted = [build(NETWORKS["fashion"], isa=isa)(images) for isa in isas]

@@ -91,8 +91,8 @@ class _Subject:
 
 
 def _of_network(network: Network, output_stride: int | None) -> _Subject:
-    from ..model import belongings
-    from ..network import with_output_stride
+    from ..loading import belongings
+    from ..resnet import with_output_stride
 
     return _Subject(with_output_stride(network, output_stride), belongings(network)["preprocess"])
 
@@ -115,7 +115,7 @@ def _of_checkpoint(path: str, output_stride: int | None) -> _Subject:
 
 def _bytes(path: str) -> int | None:
     """Of a file, of the files in a folder, or of an index and its data; None where a prefix means other files."""
-    from ..model import checkpoint_path
+    from ..loading import checkpoint_path
 
     file = checkpoint_path(path)
     if file.is_dir():
@@ -255,7 +255,7 @@ def _document(subject: _Subject, height: int, width: int) -> dict[str, Any]:
 
 def _check_tensors(path: str, as_json: bool) -> int:
     from ..checkpoints import read_checkpoint
-    from ..model import checkpoint_path
+    from ..loading import checkpoint_path
 
     checkpoint = read_checkpoint(checkpoint_path(path))
     damaged = list(_damaged(checkpoint))

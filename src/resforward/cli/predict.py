@@ -85,7 +85,7 @@ def command(
     if images.count("-") > 1:
         raise click.UsageError("stdin holds one picture: give `-` once")
     from ..labels import read_labels
-    from ..model import load
+    from ..loading import load
 
     model = load(source, num_classes=num_classes, threads=threads, winograd=winograd)
     if labels is not None:

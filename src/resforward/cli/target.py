@@ -6,8 +6,10 @@ import os
 from typing import Any
 
 from ..errors import CheckpointError, NetworkError, nearest
-from ..model import BUILT_IN, Model, load
-from ..network import NETWORKS, Network
+from ..loading import BUILT_IN, load
+from ..model import Model
+from ..network import Network
+from ..published import NETWORKS
 
 
 def named_network(name: str) -> Network | None:
