@@ -237,5 +237,6 @@ def belongings(network: Network) -> dict[str, Any]:
 
     if network.name in BUILT_IN:
         return {"preprocess": preprocess.FASHION_28, "labels": labels.FASHION_10}
-    row = preprocess.PRESETS[network.family.preprocess] if network.input_channels == 3 and network.stem else None
+    known = network.family.preprocess if network.input_channels == 3 and network.stem else None
+    row = preprocess.PRESETS[known] if known else None
     return {"preprocess": row, "labels": labels.labels_for(network.num_classes) if network.num_classes else None}

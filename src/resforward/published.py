@@ -38,7 +38,7 @@ def _fashion() -> Network:
         Block("block2", bottleneck, [(128, 48, 1)] * 2 + [(128, 48, 2)]),
         Block("block3", bottleneck, [(192, 64, 1)] * 4),
     ]
-    stem = Stem(kernel=3, stride=1, widths=(32,), bias=True, norm=False, pool=None)
+    stem = Stem(kernel=3, stride=1, widths=(32,), bias=True, norm=False, relu=False, pool=None)
     return resnet(SLIM_V2, blocks, 10, input_channels=1, stem=stem, name="fashion")
 
 
