@@ -85,6 +85,7 @@ def test_what_is_not_known_is_not_in_the_metadata() -> None:
     written = rf.convert(rf.build(network), "small.ONNX")
     assert written.metadata == metadata("small.ONNX")
     assert written.metadata == {
+        "writer": "resforward",
         "network": "resnet_v2",
         "source": "seed 0",
         "input": "images (N, 5, H, W) float32",

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from .errors import NetworkError, ResforwardError, TargetError, nearest
 from .graph import INPUT, Graph, plain_graph
 from .model import Model
-from .own_file import Storage, describe, own_bytes
+from .own_file import WRITER, WRITER_NAME, Storage, describe, own_bytes
 
 
 class Options(NamedTuple):
@@ -168,6 +168,7 @@ def _metadata(model: Model, graph: Graph) -> dict[str, str]:
     row = model.preprocess
     order = f", {row.channels}" if row else ""
     known = {
+        WRITER: WRITER_NAME,
         "network": model.network.name,
         "source": model.source,
         "input": f"{INPUT} (N, {channels}, {height or 'H'}, {width or 'W'}) float32{order}",

@@ -96,6 +96,8 @@ class Family:
         weight_epsilon: convolutions are stored as they were before weight standardisation with this epsilon; it is
             done once, at load. None: they are stored as they are.
         input_norm: batch norm on the image itself, while it is read: no end point, and zeros around it are zeros.
+        kinds: of units that its networks have. channels_last: its framework has images as (N, H, W, C), so that a graph
+            of such images is not of those that have not.
         classes: of its published checkpoints. background: index of an extra class that is none, or None.
         preprocess: the row of `preprocess.PRESETS` that its published weights want; None where nobody knows.
 
@@ -127,6 +129,8 @@ class Family:
     weight_epsilon: float | None = None
     input_norm: bool = False
     projection: Literal["projection", "avg_projection"] = "projection"
+    kinds: tuple[Literal["bottleneck", "basic"], ...] = ("bottleneck",)
+    channels_last: bool = True
 
 
 SLIM_V1 = Family(
@@ -230,6 +234,8 @@ TORCH_V1 = Family(
     classes=1000,
     background=None,
     preprocess="torchvision_224",
+    kinds=("bottleneck", "basic"),
+    channels_last=False,
 )
 
 TIMM_V2 = Family(
@@ -252,6 +258,8 @@ TIMM_V2 = Family(
     classes=1000,
     background=None,
     preprocess="timm_v2_224",
+    kinds=("bottleneck", "basic"),
+    channels_last=False,
 )
 
 # "d" and "t": three 3x3 convolutions as root block, and shortcuts that take the mean before they project.
@@ -261,6 +269,29 @@ TORCH_V1D = replace(
 TIMM_V2D = replace(TIMM_V2, name="timm v2d", networks="resnetv2_{layers}d", projection="avg_projection")
 TIMM_V2D_GN = replace(TIMM_V2D, name="timm v2d with group norm", networks="resnetv2_{layers}d_gn", norm="gn")
 
+# Models that MXNet's Gluon exported: only the 1x1 convolutions have biases.
+ONNX_ZOO_V1 = replace(
+    KERAS_V1,
+    name="ONNX zoo v1",
+    networks="resnet{layers}-v1",
+    stem=TORCH_V1.stem,
+    projects="width or stride",
+    bias=(True, False, True),
+    shortcut_bias=False,
+    epsilon=1e-5,
+    preprocess="onnx_zoo_224",
+    kinds=("bottleneck", "basic"),
+    channels_last=False,
+)
+ONNX_ZOO_V2 = replace(
+    TIMM_V2,
+    name="ONNX zoo v2",
+    networks="resnet{layers}-v2",
+    stem=TORCH_V1.stem,
+    preprocess="onnx_zoo_224",
+    input_norm=True,
+)
+
 BIT = replace(
     TIMM_V2,
     name="BiT",
@@ -269,4 +300,21 @@ BIT = replace(
     stem=replace(TIMM_V2.stem, pool=Pool(3, 2, "symmetric", "zero")),
     norm="gn",
     weight_epsilon=1e-8,
+    kinds=("bottleneck",),
+)
+
+FAMILIES = (
+    SLIM_V1,
+    SLIM_V2,
+    KERAS_V1,
+    KERAS_V1_2015,
+    KERAS_V2,
+    TORCH_V1,
+    TORCH_V1D,
+    TIMM_V2,
+    TIMM_V2D,
+    TIMM_V2D_GN,
+    BIT,
+    ONNX_ZOO_V1,
+    ONNX_ZOO_V2,
 )

@@ -91,12 +91,14 @@ class Graph:
         shape: of one image, the tensor `images`: (height, width, channels), None where the size is free.
         nodes: in order.
         outputs: names of the tensors that are wanted: the last one, then the end points that were asked for.
+        channels_last: the images of the file that it was read from are (N, H, W, C).
     """
 
     name: str
     shape: Shape
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
+    channels_last: bool = False
 
 
 def plain_graph(

@@ -18,7 +18,7 @@ from .dialects import DIALECTS
 from .errors import CheckpointError, NetworkError, nearest
 from .model import Array, Model
 from .network import Network
-from .own_file import understand
+from .own_file import Description, understand, understand_onnx
 from .published import NETWORKS
 from .resnet import with_output_stride
 
@@ -84,6 +84,7 @@ def load(
     threads: int | None = None,
     isa: str | None = None,
     winograd: bool = True,
+    external_data: bool = False,
 ) -> Model:
     """Load a checkpoint, or the built-in model by its name, `fashion`.
 
@@ -103,6 +104,7 @@ def load(
         threads: of the forward pass; None for `RESFORWARD_THREADS` or all that this process may use.
         isa: instruction set; None for `RESFORWARD_ISA` or the best.
         winograd: False computes every convolution directly: slower, with half the rounding errors.
+        external_data: read the tensors that an `.onnx` file keeps in other files of its folder.
 
     Raises:
         CheckpointError: a file that is damaged, or does not fit; every misfit is listed.
@@ -122,11 +124,25 @@ def load(
             f"there is no checkpoint called {path}",
             help=f"name a file or a folder; built in is only {', '.join(BUILT_IN)}",
         )
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, external_data=external_data)
     source = Path(path).name
     evidence: tuple[str, ...] = (f"format {checkpoint.format}: what its bytes say",)
     told = understand(checkpoint.metadata, source)
-    if wanted is None and told:
+    tensors: Mapping[str, npt.NDArray[Any]] = checkpoint
+    if checkpoint.graph is not None:
+        from .onnx_graph import plain_operations
+        from .recognise import recognise
+
+        recognised = recognise(plain_operations(checkpoint.graph, checkpoint, source), source)
+        name, row, names_of_classes = understand_onnx(checkpoint.metadata, source)
+        held = dataclasses.replace(recognised.network, name=name or recognised.network.name)
+        tensors = recognised.weights
+        if name:
+            told = Description(held, row, names_of_classes)
+        evidence += recognised.evidence if wanted is None else (f"network {wanted.name}: asked for",)
+        wanted = wanted or held
+        scope, dialect = "", DIALECTS[0]  # slim's names, which are ours
+    elif wanted is None and told:
         wanted = held = told.network
         scope, dialect = "", DIALECTS[0]  # slim's names, which are ours
         evidence += ("network, preprocessing and labels: what the file says",)
@@ -144,7 +160,7 @@ def load(
     if global_pool is not None:
         wanted = dataclasses.replace(wanted, global_pool=global_pool)
     wanted = with_output_stride(wanted, output_stride)
-    weights, unused = names.rename(checkpoint, wanted, scope, source, held, dialect)
+    weights, unused = names.rename(tensors, wanted, scope, source, held, dialect)
     own: dict[str, Any] = {"preprocess": told.preprocess, "labels": told.labels} if told else belongings(wanted)
     if not told and (row := _beside(Path(path))):
         own["preprocess"] = row

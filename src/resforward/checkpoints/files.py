@@ -75,6 +75,8 @@ class File:
 class Folder(Protocol):
     """Where the files of a checkpoint lie side by side: a folder on disk, or an unpacked archive."""
 
+    named_files: bool  # whether a file in it may name another that is read with it
+
     @property
     def name(self) -> str:
         """The folder as messages quote it."""
@@ -98,7 +100,8 @@ class DiskFolder:
     A mapping follows the file: replace a checkpoint that is in use by renaming a new file over it, never in place.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, named_files: bool = False) -> None:
+        self.named_files = named_files
         self._path = path
         self._budget = Budget()
         self._allowed: set[str] = set()
@@ -168,6 +171,8 @@ class DiskFolder:
 
 class MemoryFolder:
     """The files of an unpacked archive, held in memory."""
+
+    named_files = False
 
     def __init__(self, name: str, members: dict[str, memoryview], budget: Budget) -> None:
         self._name = name

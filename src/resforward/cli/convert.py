@@ -6,7 +6,7 @@ import dataclasses
 
 import click
 
-from .console import count, debug_option, facts, out_json, printable, size_option
+from .console import count, debug_option, external_data_option, facts, out_json, printable, size_option
 
 
 @click.command()
@@ -15,6 +15,7 @@ from .console import count, debug_option, facts, out_json, printable, size_optio
 @size_option("Of the images. [default: any]")
 @click.option("--end-point", "end_points", multiple=True, metavar="NAME", help="A further output; may be repeated.")
 @click.option("--bfloat16", is_flag=True, help="Weights in half the space, rounded; of .safetensors.")
+@external_data_option
 @click.option("--force", is_flag=True, help="Replace a file that is there already.")
 @click.option("--json", "as_json", is_flag=True, help="One document.")
 @debug_option
@@ -24,6 +25,7 @@ def command(
     size: tuple[int, int] | None,
     end_points: tuple[str, ...],
     bfloat16: bool,
+    external_data: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -50,7 +52,7 @@ def command(
     check_target(target, force)
     if named_network(source):
         raise click.UsageError(f"{source} is a network without weights; convert wants a checkpoint")
-    model = load_checkpoint(source)
+    model = load_checkpoint(source, external_data=external_data)
     written = convert(
         model,
         target,
