@@ -268,7 +268,7 @@ class Walk:
         starts += self.read_by(branch)
         if len(starts) > 2:
             raise self.refused(
-                starts[2], f"{len(starts)} nodes read what it reads, and a residual unit begins with two"
+                starts[2], f"{len(starts)} nodes read what it reads; a residual unit begins with two"
             )
         if len(starts) < 2:
             return None
