@@ -267,9 +267,7 @@ class Walk:
         starts = [node for node in readers if node is not norm] if pre == "residual" else []
         starts += self.read_by(branch)
         if len(starts) > 2:
-            raise self.refused(
-                starts[2], f"{len(starts)} nodes read what it reads; a residual unit begins with two"
-            )
+            raise self.refused(starts[2], f"{len(starts)} nodes read what it reads; a residual unit begins with two")
         if len(starts) < 2:
             return None
         paths = sorted((self.path(start) for start in starts), key=lambda path: len(path.layers))
