@@ -16,6 +16,7 @@ from . import names
 from .conclude import conclude
 from .dialects import DIALECTS
 from .errors import CheckpointError, NetworkError, nearest
+from .hub import local_path
 from .model import Array, Model
 from .network import Network
 from .own_file import understand
@@ -122,9 +123,12 @@ def load(
             f"there is no checkpoint called {path}",
             help=f"name a file or a folder; built in is only {', '.join(BUILT_IN)}",
         )
-    checkpoint = read_checkpoint(path)
     source = Path(path).name
+    file = local_path(path)
+    checkpoint = read_checkpoint(file)
     evidence: tuple[str, ...] = (f"format {checkpoint.format}: what its bytes say",)
+    if file is not path:
+        evidence += (f"file {os.fspath(file)}",)  # names the commit
     told = understand(checkpoint.metadata, source)
     if wanted is None and told:
         wanted = held = told.network
@@ -146,7 +150,7 @@ def load(
     wanted = with_output_stride(wanted, output_stride)
     weights, unused = names.rename(checkpoint, wanted, scope, source, held, dialect)
     own: dict[str, Any] = {"preprocess": told.preprocess, "labels": told.labels} if told else belongings(wanted)
-    if not told and (row := _beside(Path(path))):
+    if not told and (row := _beside(Path(file))):
         own["preprocess"] = row
         evidence += (f"preprocessing: {_BESIDE} beside it",)
     if not wanted.num_classes:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -115,9 +116,10 @@ def _of_checkpoint(path: str, output_stride: int | None) -> _Subject:
 
 def _bytes(path: str) -> int | None:
     """Of a file, of the files in a folder, or of an index and its data; None where a prefix means other files."""
+    from ..hub import local_path
     from ..loading import checkpoint_path
 
-    file = checkpoint_path(path)
+    file = Path(local_path(checkpoint_path(path), offline=True))
     if file.is_dir():
         parts = [child for child in file.iterdir() if child.is_file()]
     else:
