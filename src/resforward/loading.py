@@ -94,7 +94,7 @@ def load(
     Format, family, depth, classes and preprocessing are concluded from the file; `model.evidence` says from what.
 
     Args:
-        path: whatever `read_checkpoint` takes, or "fashion".
+        path: whatever `read_checkpoint` takes, such as a file or "hf://timm/resnet50.a1_in1k", or "fashion".
         network: the table that the checkpoint must fit, or the name of one of `NETWORKS`; None: concluded.
         num_classes: of `network`, where it is not its own; 0 leaves the classifier out.
         global_pool: False for a map of logits or features instead of one vector.
@@ -121,7 +121,7 @@ def load(
     elif str(path) in NETWORKS and not any(os.path.exists(f"{path}{suffix}") for suffix in ("", ".index")):
         raise CheckpointError(
             f"there is no checkpoint called {path}",
-            help=f"name a file or a folder; built in is only {', '.join(BUILT_IN)}",
+            help=f"name a file or a folder; `pull` downloads published ones, built in is only {', '.join(BUILT_IN)}",
         )
     source = Path(path).name
     file = local_path(path)
@@ -172,13 +172,13 @@ def load(
 BUILT_IN = ("fashion",)
 
 
-def checkpoint_path(name: str | os.PathLike[str]) -> Path:
+def checkpoint_path(name: str | os.PathLike[str]) -> str | os.PathLike[str]:
     """The file that a name stands for: the package's own for a built-in model's, else itself.
 
     >>> checkpoint_path("fashion").name
     'fashion.safetensors'
     """
-    return Path(__file__).parent / "builtin" / f"{name}.safetensors" if str(name) in BUILT_IN else Path(name)
+    return Path(__file__).parent / "builtin" / f"{name}.safetensors" if str(name) in BUILT_IN else name
 
 
 _BESIDE = "config.json"

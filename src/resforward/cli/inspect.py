@@ -56,12 +56,11 @@ def command(
     parameters, units), end_points (name, aliases, shape, macs, parameters), preprocess, checkpoint (path, format,
     bytes, evidence, unused; null for a network). With --check-tensors: path, tensors, damaged.
     """
-    from .target import named_network
+    from .target import named_network, refuse_network
 
     network = named_network(target)
     if check_tensors:
-        if network:
-            raise click.UsageError(f"{target} is a network without weights; --check-tensors wants a checkpoint")
+        refuse_network(target, "--check-tensors")
         return _check_tensors(target, as_json)
     subject = _of_network(network, output_stride) if network else _of_checkpoint(target, output_stride)
     height, width = size or (subject.preprocess.size if subject.preprocess else (224, 224))
@@ -258,8 +257,10 @@ def _document(subject: _Subject, height: int, width: int) -> dict[str, Any]:
 def _check_tensors(path: str, as_json: bool) -> int:
     from ..checkpoints import read_checkpoint
     from ..loading import checkpoint_path
+    from .target import misspelt
 
-    checkpoint = read_checkpoint(checkpoint_path(path))
+    with misspelt(path):
+        checkpoint = read_checkpoint(checkpoint_path(path))
     damaged = list(_damaged(checkpoint))
     if as_json:
         out_json({"path": path, "tensors": len(checkpoint), "damaged": damaged}, indent=2)

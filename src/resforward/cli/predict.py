@@ -45,7 +45,7 @@ Answer = tuple[str, "list[Prediction] | ImageError"]
     default="fashion",
     show_default=True,
     type=click.Path(readable=False),
-    help="A checkpoint, or `fashion`.",
+    help="A checkpoint, hf://owner/name, or `fashion`.",
 )
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, metavar="N", help="Classes an image.")
 @click.option(
@@ -85,9 +85,10 @@ def command(
     if images.count("-") > 1:
         raise click.UsageError("stdin holds one picture: give `-` once")
     from ..labels import read_labels
-    from ..loading import load
+    from .target import load_checkpoint, refuse_network
 
-    model = load(source, num_classes=num_classes, threads=threads, winograd=winograd)
+    refuse_network(source, "predict")
+    model = load_checkpoint(source, num_classes=num_classes, threads=threads, winograd=winograd)
     if labels is not None:
         model.labels = read_labels(labels, model.network.num_classes)
     if not quiet:
