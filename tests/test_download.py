@@ -406,6 +406,29 @@ def test_another_file_is_not_overwritten(server: Server) -> None:
     assert server.asked == []
 
 
+def test_what_had_come_is_kept_beside_another_file(server: Server) -> None:
+    broken(server, 300_000)
+    Path("w.bin").write_bytes(b"mine")
+    with pytest.raises(rf.TargetError, match="is another file"):
+        pull("w")
+    assert left() == ["w.bin", PART, NOTE]
+    os.unlink("w.bin")
+    assert whole(pull("w"))
+    assert server.asked == [("bytes=300000-", '"one"')]
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_process_that_ended_between_its_two_names_leaves_nothing_for_long(server: Server, noted: bool) -> None:
+    Path(PART).write_bytes(BODY)
+    Path(NOTE).write_text("{}")
+    os.link(PART, "w.bin")
+    if not noted:
+        os.unlink(NOTE)
+    assert pull("w").there_already
+    assert left() == ["w.bin"]
+    assert server.asked == []
+
+
 def test_a_file_that_comes_in_the_meantime_is_not_overwritten(server: Server) -> None:
     def meanwhile(done: int, total: int | None) -> None:
         if done == total:

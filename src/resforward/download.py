@@ -104,15 +104,14 @@ def pull(
         if os.path.lexists(path) and not os.path.lexists(part):
             return _found(url, path, checksum, there_already=True)
         with _locked(part, tell) as stream:
-            if there_already := os.path.lexists(path):  # whoever held the lock has made it
-                os.unlink(part)
-            else:
+            there_already = os.path.lexists(path)  # whoever held the lock has made it, if it is the right one
+            if not there_already:
                 _fill(url, stream, part, progress, tell)
                 _compare(url, part, checksum)
                 rename_to_new(part, path)
-            with suppress(FileNotFoundError):
-                os.unlink(_note_path(part))
-        return _found(url, path, checksum, there_already)
+            pulled = _found(url, path, checksum, there_already)
+            _discard(part)
+            return pulled
     except FileExistsError as error:
         raise TargetError(
             f"{error.filename2 or error.filename} is there already", help="pull to another folder"
