@@ -31,6 +31,7 @@ from resforward.checkpoints.arrays import Array, Contents, as_numpy
 from resforward.checkpoints.files import DiskFolder, File, Folder
 from resforward.checkpoints.onnx import OnnxGraph
 from resforward.errors import CheckpointError
+from resforward.hub import local_path
 
 __all__ = ["Checkpoint", "read_checkpoint"]
 
@@ -73,7 +74,7 @@ class Checkpoint(Mapping[str, Array]):
     float32, and to this machine's byte order.
 
     Attributes:
-        path: what was read, as it was given.
+        path: what was read, as it was given; of hf://, the file in the cache.
         format: the format's name, for messages.
         skipped: names that hold no numbers or lie beside the model, such as `_CHECKPOINTABLE_OBJECT_GRAPH` or
             `optimizer`, and what they hold.
@@ -116,7 +117,8 @@ def read_checkpoint(path: str | os.PathLike[str], *, external_data: bool = False
             `.data-?????-of-?????`; a `.safetensors` file; a PyTorch file (`.pth`, `.pt`) of a state
             dict, alone or with what training kept beside it; a `.h5`, `.weights.h5` or `.keras` file of Keras; an
             `.onnx` file; a tar archive of these, plain or gzipped; or a folder, where a `checkpoint` file names the
-            one to read, or there is just one.
+            one to read, or there is just one. Or, with huggingface_hub installed,
+            hf://owner/name[@revision][/path/in/repository].
         external_data: read the tensors that an `.onnx` file keeps in other files of its folder.
 
     Raises:
@@ -125,7 +127,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, external_data: bool = False
     """
     if not os.fspath(path):  # else an unset variable would mean the current folder
         raise CheckpointError("the path is empty", help="pass a checkpoint file or its folder")
-    path = Path(path)
+    path = Path(local_path(path))
     folder: Folder
     if os.path.isdir(path) and not os.path.isfile(f"{path}.index"):
         folder = DiskFolder(path, external_data)

@@ -18,6 +18,7 @@ _FOLDER_ENTRIES = 10_000
 _HEAD, _TAIL = 512, 8
 _NOTHING = memoryview(b"")
 
+_PASS = "pass a checkpoint file or its folder"
 _COPY_AGAIN = "copy or download the file again, and compare its size with its publisher's"
 
 
@@ -152,7 +153,7 @@ class DiskFolder:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path, or a file cut short this moment
             raise CheckpointError(f"cannot read `{path}`: {getattr(error, 'strerror', None) or error}") from error
         if not regular:
-            raise CheckpointError(f"`{path}` is not a regular file", help="pass a checkpoint file or its folder")
+            raise CheckpointError(f"`{path}` is not a regular file", help=_PASS)
         if name not in self._allowed:
             self._budget.allow(len(data))
             self._allowed.add(name)
@@ -161,12 +162,12 @@ class DiskFolder:
     def _missing(self, path: Path) -> CheckpointError:
         folder = path.parent
         if not folder.is_dir():
-            return CheckpointError(f"no checkpoint `{path}`", found=[f"there is no folder `{folder}`"])
-        names = DiskFolder(folder).names()
+            return CheckpointError(f"no checkpoint `{path}`", found=[f"there is no folder `{folder}`"], help=_PASS)
+        names = [name for name in DiskFolder(folder).names() if not name.startswith(".")]
         prefixes = {name.removesuffix(".index") for name in names}
         hint = nearest(path.name, sorted(prefixes.union(names)))
         found = [f"the folder `{folder}` holds {_some(names)}"]
-        return CheckpointError(f"no checkpoint `{path}`", found=found, help=hint or None)
+        return CheckpointError(f"no checkpoint `{path}`", found=found, help=hint or _PASS)
 
 
 class MemoryFolder:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
+from ..errors import TargetError
 from .console import count, debug_option, external_data_option, facts, out_json, printable, size_option
 
 
@@ -47,20 +50,20 @@ def command(
     labels; of .safetensors: resforward).
     """
     from ..conversion import check_target, convert
-    from .target import load_checkpoint, named_network
+    from .target import load_checkpoint, refuse_network
 
-    check_target(target, force)
-    if named_network(source):
-        raise click.UsageError(f"{source} is a network without weights; convert wants a checkpoint")
-    model = load_checkpoint(source, external_data=external_data)
-    written = convert(
-        model,
-        target,
-        end_points=end_points,
-        size=size,
-        storage="bfloat16" if bfloat16 else "float32",
-        overwrite=force,
-    )
+    with _our_words():
+        check_target(target, force)
+        refuse_network(source, "convert")
+        model = load_checkpoint(source, external_data=external_data)
+        written = convert(
+            model,
+            target,
+            end_points=end_points,
+            size=size,
+            storage="bfloat16" if bfloat16 else "float32",
+            overwrite=force,
+        )
     if as_json:
         out_json(dataclasses.asdict(written), indent=2)
         return
@@ -73,3 +76,16 @@ def command(
         ("outputs", ", ".join(map(printable, written.outputs))),
     ]
     facts([row for row in rows if row[1]])
+
+
+@contextmanager
+def _our_words() -> Iterator[None]:
+    """Say what helps as an option, not as an argument of the function."""
+    from ..conversion import REPLACES
+
+    try:
+        yield
+    except TargetError as error:
+        if error.help == REPLACES:
+            error.help = "--force replaces it"
+        raise

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -69,12 +70,11 @@ def command(
     parameters, units), end_points (name, aliases, shape, macs, parameters), preprocess, checkpoint (path, format,
     bytes, evidence, unused; null for a network). With --check-tensors: path, tensors, damaged.
     """
-    from .target import named_network
+    from .target import named_network, refuse_network
 
     network = named_network(target)
     if check_tensors:
-        if network:
-            raise click.UsageError(f"{target} is a network without weights; --check-tensors wants a checkpoint")
+        refuse_network(target, "--check-tensors")
         return _check_tensors(target, as_json, external_data)
     subject = (
         _of_network(network, output_stride)
@@ -133,9 +133,10 @@ def _of_checkpoint(path: str, **options: Any) -> _Subject:
 
 def _bytes(path: str) -> int | None:
     """Of a file, of the files in a folder, or of an index and its data; None where a prefix means other files."""
+    from ..hub import local_path
     from ..loading import checkpoint_path
 
-    file = checkpoint_path(path)
+    file = Path(local_path(checkpoint_path(path), offline=True))
     if file.is_dir():
         parts = [child for child in file.iterdir() if child.is_file()]
     else:
@@ -274,8 +275,10 @@ def _document(subject: _Subject, height: int, width: int) -> dict[str, Any]:
 def _check_tensors(path: str, as_json: bool, external_data: bool) -> int:
     from ..checkpoints import read_checkpoint
     from ..loading import checkpoint_path
+    from .target import misspelt
 
-    checkpoint = read_checkpoint(checkpoint_path(path), external_data=external_data)
+    with misspelt(path):
+        checkpoint = read_checkpoint(checkpoint_path(path), external_data=external_data)
     damaged = list(_damaged(checkpoint))
     if as_json:
         out_json({"path": path, "tensors": len(checkpoint), "damaged": damaged}, indent=2)

@@ -46,7 +46,7 @@ Answer = tuple[str, "list[Prediction] | ImageError"]
     default="fashion",
     show_default=True,
     type=click.Path(readable=False),
-    help="A checkpoint, or `fashion`.",
+    help="A checkpoint, hf://owner/name, or `fashion`.",
 )
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, metavar="N", help="Classes an image.")
 @click.option(
@@ -92,9 +92,10 @@ def command(
     if images.count("-") > 1:
         raise click.UsageError("stdin holds one picture: give `-` once")
     from ..labels import read_labels
-    from ..loading import load
+    from .target import load_checkpoint, refuse_network
 
-    model = load(
+    refuse_network(source, "predict")
+    model = load_checkpoint(
         source,
         num_classes=num_classes,
         preprocess=preprocess,
