@@ -18,6 +18,7 @@ from resforward.checkpoints import (
     keras_h5,
     keras_zip,
     locate,
+    npz,
     safetensors,
     tf_bundle,
     tf_table,
@@ -49,6 +50,7 @@ _FORMATS: tuple[_Format, ...] = (
     safetensors,
     keras_h5,
     keras_zip,
+    npz,
     torch_zip,
     torch_stream,
     torch_tar,
@@ -109,9 +111,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Args:
         path: a TensorFlow V1 file or any of its shards; a V2 bundle by its prefix, its `.index` or any of its
             `.data-?????-of-?????`; a `.safetensors` file; a PyTorch file (`.pth`, `.pt`) of a state
-            dict, alone or with what training kept beside it; a `.h5`, `.weights.h5` or `.keras` file of Keras; a tar
-            archive of these, plain or gzipped; or a folder, where a `checkpoint` file names the one to read, or there
-            is just one.
+            dict, alone or with what training kept beside it; a `.h5`, `.weights.h5` or `.keras` file of Keras; a
+            `.npz` file of NumPy; a tar archive of these, plain or gzipped; or a folder, where a `checkpoint` file
+            names the one to read, or there is just one.
 
     Raises:
         CheckpointError: there is no such file, it is of another kind, damaged, holds code, or part of it is missing.
@@ -156,7 +158,7 @@ def _unknown(file: File) -> CheckpointError:
         return CheckpointError(
             f"`{file.name}` is a table, but of no TensorFlow checkpoint",
             found=["its first record is neither a list of tensors (V1) nor a header (V2)"],
-            help="pass a TensorFlow, PyTorch, Keras or .safetensors file",
+            help="pass a TensorFlow, PyTorch, Keras, .safetensors or .npz file",
         )
     first, last = bytes(file.data[:8]).hex(" "), bytes(file.data[-8:]).hex(" ")
     return CheckpointError(
@@ -165,5 +167,5 @@ def _unknown(file: File) -> CheckpointError:
             f"{len(file.data)} bytes; the first are {first}, the last {last}",
             f"a TensorFlow checkpoint ends in {tf_table.MAGIC.hex(' ')}: without it, it is cut short",
         ],
-        help="copy or download it again, or pass a TensorFlow, PyTorch, Keras or .safetensors file",
+        help="copy or download it again, or pass a TensorFlow, PyTorch, Keras, .safetensors or .npz file",
     )
