@@ -249,7 +249,7 @@ TIMM = Dialect(
     first_unit=0,
 )
 
-# The files that BiT was published in: google-research/big_transfer, and what timm's resnetv2.py reads of them. The norms
+# The files that BiT was published in: google-research/big_transfer; timm, timm/models/resnetv2.py reads them. The norms
 # of a unit belong to what follows them: the first is the pre-activation.
 BIG_TRANSFER = Dialect(
     name="BiT",
