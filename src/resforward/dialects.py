@@ -117,11 +117,11 @@ def _both(scopes: Mapping[str, str]) -> dict[str, str]:
     return {**scopes} | {k.replace("BatchNorm", "GroupNorm"): v for k, v in scopes.items() if k.endswith("/BatchNorm")}
 
 
-_LEAVES = ("weights", "biases", "gamma", "beta", "moving_mean", "moving_variance")
+LEAVES = ("weights", "biases", "gamma", "beta", "moving_mean", "moving_variance")
 _TORCH_LEAVES = dict(
-    zip(_LEAVES, (".weight", ".bias", ".weight", ".bias", ".running_mean", ".running_var"), strict=True)
+    zip(LEAVES, (".weight", ".bias", ".weight", ".bias", ".running_mean", ".running_var"), strict=True)
 )
-_KERAS_LEAVES = {leaf: f"/{leaf}" for leaf in _LEAVES} | {"weights": "/kernel", "biases": "/bias"}
+_KERAS_LEAVES = {leaf: f"/{leaf}" for leaf in LEAVES} | {"weights": "/kernel", "biases": "/bias"}
 
 
 def _slim(family: Family) -> Dialect:

@@ -18,6 +18,7 @@ from .dialects import DIALECTS
 from .errors import CheckpointError, NetworkError, nearest
 from .model import Array, Model
 from .network import Network
+from .numbered import with_names
 from .own_file import understand
 from .published import NETWORKS
 from .resnet import with_output_stride
@@ -124,27 +125,28 @@ def load(
         )
     checkpoint = read_checkpoint(path)
     source = Path(path).name
-    evidence: tuple[str, ...] = (f"format {checkpoint.format}: what its bytes say",)
+    tensors, named = with_names(checkpoint, source)
+    evidence: tuple[str, ...] = (f"format {checkpoint.format}: what its bytes say", *named)
     told = understand(checkpoint.metadata, source)
     if wanted is None and told:
         wanted = held = told.network
         scope, dialect = "", DIALECTS[0]  # slim's names, which are ours
         evidence += ("network, preprocessing and labels: what the file says",)
     elif wanted is None:
-        conclusion = conclude(checkpoint, source)
+        conclusion = conclude(tensors, source)
         wanted, scope, held = conclusion.network, conclusion.scope, conclusion.network
         dialect = conclusion.dialect
         evidence += conclusion.evidence
     else:
-        scope, dialect = names.find_scope(checkpoint, wanted)
-        held = _held(checkpoint, source)
+        scope, dialect = names.find_scope(tensors, wanted)
+        held = _held(tensors, source)
         evidence += (f"network {wanted.name}: asked for",)
     if num_classes is not None:
         wanted = dataclasses.replace(wanted, num_classes=num_classes)
     if global_pool is not None:
         wanted = dataclasses.replace(wanted, global_pool=global_pool)
     wanted = with_output_stride(wanted, output_stride)
-    weights, unused = names.rename(checkpoint, wanted, scope, source, held, dialect)
+    weights, unused = names.rename(tensors, wanted, scope, source, held, dialect)
     own: dict[str, Any] = {"preprocess": told.preprocess, "labels": told.labels} if told else belongings(wanted)
     if not told and (row := _beside(Path(path))):
         own["preprocess"] = row
