@@ -24,12 +24,17 @@ from resforward.errors import CheckpointError
 NAME = "NumPy archive"
 _NPY = b"\x93NUMPY"
 _ENDING = ".npy"
-_LENGTHS = {(1, 0): struct.Struct("<H"), (2, 0): struct.Struct("<I"), (3, 0): struct.Struct("<I")}
+_LENGTHS: dict[tuple[int, ...], struct.Struct] = {
+    (1, 0): struct.Struct("<H"),
+    (2, 0): struct.Struct("<I"),
+    (3, 0): struct.Struct("<I"),
+}
+_STEPS_AN_ENTRY = 16  # what a header costs, compared with a record or an opcode
 _MAX_HEADER = 10_000  # NumPy's own limit; a record of many fields could take more
 # NumPy sorts the items, and those who write the format beside it do as it does.
 _HEADER = re.compile(
     r"\{'descr': *(?P<descr>'[^'\n]{1,40}'|\[.*\]), *'fortran_order': *(?P<turned>True|False),"
-    r" *'shape': *\((?P<shape>[0-9, L]*)\),? *\} *\n?",
+    r" *'shape': *\((?P<shape>(?:[0-9][0-9, L]*)?)\),? *\} *\n?",
     re.DOTALL,
 )
 _SIZE = re.compile(r" *([0-9]{1,18})L? *")  # Python 2 wrote `3L`
@@ -80,7 +85,9 @@ def read(folder: Folder, name: str) -> Contents:
     """
     file = folder.open(name)
     contents = Contents({}, {})
-    for entry in zips.entries(file).values():
+    entries = zips.entries(file)
+    file.budget.take_steps(len(entries) * _STEPS_AN_ENTRY, f"`{file.name}`")
+    for entry in entries.values():
         where = f"entry `{entry.name[:80]}`"
         if not entry.name.endswith(_ENDING):
             contents.skipped[entry.name] = "no array"
@@ -101,20 +108,19 @@ def _header(data: memoryview, file: File, where: str) -> tuple[_Header, int]:
         raise file.damaged(f"{where} is no NumPy array", f"it begins with {bytes(data[:6]).hex(' ')}")
     at = len(_NPY) + 2
     version = tuple(data[len(_NPY) : at])
-    if version not in _LENGTHS:
-        raise file.damaged(f"{where} has version {'.'.join(map(str, version))}", "1.0, 2.0 and 3.0 are known")
-    length = _LENGTHS[version]
-    if len(data) < at + length.size:
+    length = _LENGTHS.get(version)
+    if len(data) < at + (length.size if length else 0):
         raise file.damaged(f"{where} is cut short")
+    if length is None:
+        raise file.damaged(f"{where} has version {'.'.join(map(str, version))}", "1.0, 2.0 and 3.0 are known")
     (size,) = length.unpack_from(data, at)
     start = at + length.size + size
     if size > _MAX_HEADER or start > len(data):
         raise file.damaged(f"{where} claims a header of {size} bytes", f"it has {len(data)}; at most {_MAX_HEADER}")
     text = bytes(data[at + length.size : start]).decode("utf-8" if version == (3, 0) else "latin-1", "replace")
     said = _HEADER.fullmatch(text)
-    sizes = [_SIZE.fullmatch(part) for part in said["shape"].rstrip(" ,").split(",")] if said else []
-    if said and not said["shape"].strip():
-        sizes = []
+    listed = said["shape"].strip().removesuffix(",") if said else ""
+    sizes = [_SIZE.fullmatch(size) for size in listed.split(",")] if listed else []
     if said is None or None in sizes:
         raise file.damaged(f"{where} has a header that NumPy does not write", f"{text[:80]!r}")
     shape = tuple(int(size[1]) for size in sizes if size)
