@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -124,6 +125,28 @@ def test_keras_files_in_other_axes_or_converted_from_caffe_are_refused_by_name()
     counted = {name.replace("2b_branch", "2b1_branch"): array for name, array in tensors.items()}
     with pytest.raises(CheckpointError, match=r"counted b1, b2(.|\n)*res2b1_branch"):
         conclude(counted, "a.file")
+
+
+@pytest.mark.parametrize("average", ["ema.", "model_ema.module."])
+def test_of_two_copies_the_help_says_how_to_keep_one(average: str) -> None:
+    tensors = held("torch")
+    copies = {f"model.{name}": array for name, array in tensors.items()}
+    copies |= {f"{average}{name}": array for name, array in tensors.items()}
+    with pytest.raises(CheckpointError, match="holds 2 networks") as caught:
+        conclude(copies, "a.file")
+    assert caught.value.found[1].startswith(f"{average}: torch v1.5")
+    kept: dict[str, Tensors] = {}
+    line = str(caught.value.help).partition("in PyTorch: ")[2]
+    eval(
+        line,
+        {
+            "torch": SimpleNamespace(load=lambda path: copies, save=lambda value, path: kept.update({path: value})),
+            "path": "",
+            "other_path": "",
+        },
+    )
+    (found,) = (conclude(each, "a.file") for each in kept.values())
+    assert (found.scope, found.network.family.name) == ("", "torch v1.5")
 
 
 def test_what_else_is_in_the_file_is_told_and_left() -> None:

@@ -121,9 +121,20 @@ def _held(tensors: Tensors, source: str) -> _Held:
         raise CheckpointError(
             f"{source} holds {len(networks)} networks",
             found=[f"{h.scope or 'no scope'}: {h.family.name}, {len(h.names)} variables" for h in networks],
-            help="save one network a checkpoint",
+            help=_how_to_keep_one(networks[-1]),
         )
     return _Held(tensors, source, *networks[0])
+
+
+def _how_to_keep_one(network: _Found) -> str:
+    """The help for a file of several; copies, such as running averages, differ in their scopes."""
+    if network.dialect.axes == "HWIO":
+        return "save one network a checkpoint"
+    scope = network.scope
+    return (
+        f"keep one of them, in PyTorch: torch.save({{name.removeprefix({scope!r}): value for name, value in"
+        f" torch.load(path).items() if name.startswith({scope!r})}}, other_path)"
+    )
 
 
 class _Held:

@@ -126,7 +126,11 @@ def load(
     checkpoint = read_checkpoint(path)
     source = Path(path).name
     tensors, named = with_names(checkpoint, source)
-    evidence: tuple[str, ...] = (f"format {checkpoint.format}: what its bytes say", *named)
+    evidence: tuple[str, ...] = (
+        f"format {checkpoint.format}: what its bytes say",
+        *_left_out(checkpoint.skipped),
+        *named,
+    )
     told = understand(checkpoint.metadata, source)
     if wanted is None and told:
         wanted = held = told.network
@@ -167,6 +171,14 @@ def load(
     )
 
 
+def _left_out(skipped: Mapping[str, str]) -> list[str]:
+    """What lies beside the weights, such as a running average of them."""
+    told = [f"{name[:80]} ({what})" for name, what in list(skipped.items())[:_TOLD]]
+    more = f" and {len(skipped) - _TOLD} more" if len(skipped) > _TOLD else ""
+    return [f"left out: {', '.join(told)}{more}"] if told else []
+
+
+_TOLD = 6
 BUILT_IN = ("fashion",)
 
 
