@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 from plain_networks import CASES, SIZES, random_images, random_weights
@@ -51,14 +50,11 @@ def test_an_image_has_its_bits_in_any_batch_on_any_number_of_threads(case: str) 
             assert same_bits({name: tensor[i : i + 1] for name, tensor in together.items()}, alone[i]), (threads, i)
 
 
-TORCH = [(f"{path.name}", path.stem) for path in sorted(GOLDEN.glob("*.pth"))]
-
-
-@pytest.mark.parametrize(("file", "computed"), [*TORCH, ("big_transfer.npz", "bit")], ids=lambda name: name)
-def test_golden_networks_of_the_libraries_themselves(file: str, computed: str) -> None:
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.pth")), ids=lambda path: path.stem)
+def test_golden_networks_of_the_libraries_themselves(path: Path) -> None:
     """Every tensor that a module of the library has under a name that is known here."""
-    model = load(GOLDEN / file)
-    with np.load(GOLDEN / f"{computed}.npz") as golden:
+    model = load(path)
+    with np.load(path.with_suffix(".npz")) as golden:
         expected = {name: golden[name] for name in golden.files}
     images = expected.pop("images")
     names = [name for name in expected if name in aliases(model.network).known or name == "logits"]
@@ -67,27 +63,3 @@ def test_golden_networks_of_the_libraries_themselves(file: str, computed: str) -
     for name in names:
         wanted = expected[name].transpose(0, 2, 3, 1) if expected[name].ndim == 4 else expected[name]
         assert np.abs(found[name].reshape(wanted.shape) - wanted).max() <= TOLERANCE * np.abs(wanted).max(), name
-
-
-def test_golden_network_of_keras_of_2015(tmp_path: Path) -> None:
-    """Every end point, from the file as Keras 2 wrote it and under the names of Keras 1."""
-    words = {"kernel": "W", "bias": "b", "moving_mean": "running_mean", "moving_variance": "running_std"}
-    with h5py.File(GOLDEN / "keras_2015.h5") as new, h5py.File(tmp_path / "keras_1.h5", "w") as old:
-        old.attrs["layer_names"] = new.attrs["layer_names"]
-        for layer, group in new.items():
-            names = [name.decode() if isinstance(name, bytes) else name for name in group.attrs["weight_names"]]
-            leaves = [name.rpartition("/")[2] for name in names]
-            theirs = [f"{layer}_{words.get(leaf, leaf)}_1:0" for leaf in leaves]
-            old.create_group(layer).attrs["weight_names"] = [name.encode() for name in theirs]
-            for name, their in zip(names, theirs, strict=True):
-                old[layer][their] = group[name][()]
-    with np.load(GOLDEN / "keras_2015.npz") as golden:
-        expected = {name: golden[name] for name in golden.files if name != "versions"}
-    images = expected.pop("images")
-    model = load(GOLDEN / "keras_2015.h5")
-    assert model.network.family.epsilon == 1e-3
-    found = model.forward(images)
-    assert found.keys() == expected.keys()
-    for name, wanted in expected.items():
-        assert np.abs(found[name].reshape(wanted.shape) - wanted).max() <= TOLERANCE * np.abs(wanted).max(), name
-    assert same_bits(load(tmp_path / "keras_1.h5").forward(images), found)

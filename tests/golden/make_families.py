@@ -2,9 +2,6 @@
 
     python tests/golden/make_families.py        # torch 2.13.0, torchvision 0.28.0, timm 1.0.31
 
-`big_transfer.npz` has the weights of the case `bit` by the names that BiT was published with, and is loaded by timm to
-prove it.
-
 Real units, root blocks and heads of the libraries, with few and narrow ones of them. Each case is a state dict as
 `torch.save` writes it, and an .npz of its input and of the tensors by the library's names.
 """
@@ -96,44 +93,10 @@ def write(name: str, make: Callable[[], Any]) -> None:
     np.savez_compressed(FOLDER / f"{name}.npz", **found)
 
 
-def write_big_transfer() -> None:
-    """The weights of the case `bit` as BiT published its own."""
-    state = torch.load(FOLDER / "bit.pth")
-    arrays = {}
-    for name, tensor in state.items():
-        value = tensor.numpy().transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.numpy()
-        arrays[big_transfer_name(name)] = np.ascontiguousarray(value)
-    path = FOLDER / "big_transfer.npz"
-    np.savez(path, **arrays)
-    loaded = bit()
-    with torch.no_grad():
-        loaded.load_pretrained(path)
-    assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.state_dict().items())
-
-
-def big_transfer_name(name: str) -> str:
-    """BiT's name for one of timm's.
-
-    >>> big_transfer_name("stages.0.blocks.1.norm2.weight")
-    'resnet/block1/unit02/b/group_norm/gamma'
-    """
-    *scope, layer, leaf = name.split(".")
-    leaf = {"weight": "gamma" if "norm" in layer else "kernel", "bias": "beta" if "norm" in layer else "bias"}[leaf]
-    if scope[:1] != ["stages"]:
-        word = {"conv": "root_block/standardized_conv2d", "norm": "group_norm", "fc": "head/conv2d"}[layer]
-        return f"resnet/{word}/{leaf}"
-    _, block, _, unit, *_ = scope
-    part = "a/proj" if layer == "conv" else "abc"[int(layer[-1]) - 1]
-    kind = "group_norm" if "norm" in layer else "standardized_conv2d"
-    return f"resnet/block{int(block) + 1}/unit{int(unit) + 1:02d}/{part}/{kind}/{leaf}"
-
-
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     for name, make in CASES.items():
         if name in (sys.argv[1:] or CASES):
             write(name, make)
-    if not sys.argv[1:]:
-        write_big_transfer()
     versions = f"torch {torch.__version__}, torchvision {library.__version__}, timm {timm.__version__}"
     (FOLDER / "versions.txt").write_text(f"{versions}\n")
