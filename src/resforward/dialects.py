@@ -152,7 +152,7 @@ KERAS = Dialect(
     first_block=2,
 )
 
-# keras-team/keras-applications, keras_applications/resnet50.py; Keras 1.0 to 2.1, keras/applications/resnet50.py.
+# keras-team/keras-applications, keras_applications/resnet50.py; Keras 1.2 to 2.1, keras/applications/resnet50.py.
 KERAS_2015 = Dialect(
     name="Keras of 2015",
     example="res2a_branch2a/kernel",
