@@ -10,6 +10,8 @@ sizes and kinds in the metadata of its HDF5, also inside a zip whose checksum is
 must never change a value: it is refused, or what comes back is what was written. Formats that have no checksum of their
 own may come back with other values; tar archives and safetensors get the first kind alone.
 
+Two for NumPy: bytes of a file, and headers of its arrays with checksums made right.
+
 With `--h5py`, mutants of HDF5 are read by h5py, too, in a child process: an array that both return must be the same,
 and crashes and hangs of libhdf5, which this project does not use, are counted.
 """
@@ -51,7 +53,7 @@ from resforward.errors import CheckpointError
 GOLDEN = Path(__file__).parent / "golden" / "checkpoints"
 GOLDEN_TORCH = Path(__file__).parent / "golden" / "torch"
 KERAS = Path(__file__).parent / "golden" / "keras"
-FORMATS = ["v1", "v2", "tar", "safetensors", "torch_zip", "torch_stream", "torch_tar", "h5", "keras"]
+FORMATS = ["v1", "v2", "tar", "safetensors", "torch_zip", "torch_stream", "torch_tar", "h5", "keras", "npz"]
 SECONDS = 2.0
 FREE_BYTES = 200 << 20
 INTERESTING = [0, 1, 2, 7, 8, 127, 128, 255, 256, 1 << 16, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32]
@@ -93,7 +95,8 @@ class Seed:
 
     @property
     def has_checksums(self) -> bool:
-        return self.is_tensorflow or (self.label.startswith("torch_zip") and "no_checksums" not in self.label)
+        zipped = self.label.startswith(("torch_zip", "npz"))
+        return self.is_tensorflow or (zipped and "no_checksums" not in self.label)
 
     def tables(self) -> list[str]:
         return [name for name, body in self.files.items() if body[-8:] == w.MAGIC]
@@ -135,6 +138,7 @@ def seeds() -> list[Seed]:
         "keras_2": "keras2.keras",
     }.items():
         found[label] = {"m": (KERAS / name).read_bytes()}
+    found |= npz_seeds()
     result = []
     for label, files in found.items():
         entry = next((name for name in sorted(files) if files[name][-8:] == w.MAGIC), "m")
@@ -142,6 +146,34 @@ def seeds() -> list[Seed]:
             values = {name: array.copy() for name, array in read_checkpoint(folder / entry).items()}
         result.append(Seed(label, files, entry, values))
     return result
+
+
+def npz_seeds() -> dict[str, Files]:
+    """What NumPy wrote, stored and deflated; arrays in both orders, and some that are no weights."""
+    rng = np.random.default_rng(2)
+    arrays = {f"unit{i:02d}/kernel": rng.normal(size=(i, 3)).astype("f4") for i in range(1, 8)}
+    arrays |= {"turned": np.asfortranarray(rng.normal(size=(3, 4))), "big": np.ones(3, ">f4"), "text": np.array("a")}
+    found = {}
+    for write in (np.savez, np.savez_compressed):
+        packed = io.BytesIO()
+        write(packed, **arrays)
+        found[f"npz_{write.__name__}"] = {"m": packed.getvalue()}
+    return found
+
+
+def mutate_headers(seed: Seed, rng: random.Random) -> Files:
+    """Change the headers of a NumPy archive's arrays, with checksums made right."""
+    with zipfile.ZipFile(io.BytesIO(seed.files["m"])) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = rng.choice(sorted(members))
+    head, numbers = members[name][:128], members[name][128:]
+    if rng.random() < 0.5:
+        shape = ", ".join(str(rng.choice([*INTERESTING, *range(9)])) for _ in range(rng.randrange(10)))
+        head = re.sub(rb"\([0-9, ]*\)", f"({shape})".encode(), head, count=1)
+    else:
+        head = mutate_bytes(head, rng)
+    members[name] = head + numbers
+    return {"m": t.archive(members, wide=rng.random() < 0.5)}
 
 
 def torch_seeds() -> dict[str, Files]:
@@ -558,6 +590,7 @@ def _walk(tree: Tree) -> Iterator[Tree]:
 Mutation = Callable[[Seed, random.Random], Files]
 MUTATIONS: list[Mutation] = [mutate_file, mutate_block, mutate_fields, mutate_fields]
 TORCH_MUTATIONS: list[Mutation] = [mutate_file, mutate_members, mutate_opcodes, mutate_opcodes]
+NPZ_MUTATIONS: list[Mutation] = [mutate_file, mutate_headers, mutate_headers]
 KERAS_MUTATIONS: list[Mutation] = [mutate_file, mutate_hdf5, mutate_hdf5, mutate_hdf5]
 
 
@@ -690,6 +723,8 @@ def mutations(victim: Seed) -> list[Mutation]:
     """What can be done to a file of its format."""
     if victim.is_tensorflow:
         return MUTATIONS
+    if victim.label.startswith("npz"):
+        return NPZ_MUTATIONS
     return TORCH_MUTATIONS if victim.is_torch else KERAS_MUTATIONS if victim.is_keras else [mutate_file]
 
 

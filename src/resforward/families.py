@@ -199,7 +199,8 @@ KERAS_V1 = Family(
     preprocess="keras_caffe_224",
 )
 
-# The file of 2015, with names such as res2a_branch2a, was written by layers of the default epsilon.
+# The file with names such as res2a_branch2a: Keras 1.2 to 2.2 and keras-applications leave their norms the default
+# epsilon. The pool is that of keras-applications 1.0.8; Keras 1.2 to 2.1 had no zeros around it, and other logits.
 KERAS_V1_2015 = replace(KERAS_V1, name="Keras v1 of 2015", epsilon=1e-3)
 
 # Slim's weights, said to be; but the pool begins one pixel earlier, and its zeros show: no ReLU comes before it.
