@@ -1,6 +1,6 @@
 """Compare resforward with the libraries that published ResNets come from, on random weights of their own making.
 
-    python tests/oracles/check_families.py [NETWORK ...] [--size 224 161] [--images 1] [--onnx] [--keep FOLDER]
+    python tests/oracles/check_families.py [NETWORK ...] [--images 1] [--onnx] [--keep FOLDER] [--size 224 161]
 
 Needs torch, torchvision, timm and Keras 3, which runs on torch; `./check oracles` has an environment with them. Each
 network's weights are saved as its library saves them, loaded here, and compared are the logits and every tensor that
