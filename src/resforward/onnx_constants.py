@@ -93,7 +93,7 @@ def _divide(a: Array, b: Array) -> Array:
     if a.dtype.kind in "iu" and b.dtype.kind in "iu":
         if not np.all(b):
             raise ValueError("it divides by zero")
-        return a // b
+        return np.where((a < 0) != (b < 0), -(np.abs(a) // np.abs(b)), a // b)  # towards zero, as C does
     result: Array = a / b
     return result
 
@@ -197,11 +197,15 @@ def _constant_of_shape(inputs: Sequence[Array | None], attributes: Attributes) -
 
 def _range(inputs: Sequence[Array | None], attributes: Attributes) -> Array:
     start, stop, step = (_ints(_array(inputs, place))[0] for place in range(3))
-    return np.arange(start, stop, step)[: _checked([len(range(start, stop, step))], inputs)[0]]
+    _checked([len(range(start, stop, step))], inputs)
+    return np.arange(start, stop, step)
 
 
 def _mean(inputs: Sequence[Array | None], attributes: Attributes) -> Array:
-    mean: Array = _numbers(inputs, 0).mean(axis=_axes(inputs, attributes), keepdims=bool(attributes.get("keepdims", 1)))
+    array, axes = _numbers(inputs, 0), _axes(inputs, attributes) or None
+    if axes is None and attributes.get("noop_with_empty_axes", 0):
+        return array
+    mean: Array = array.mean(axis=axes, keepdims=bool(attributes.get("keepdims", 1)))
     return mean
 
 

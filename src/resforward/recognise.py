@@ -19,7 +19,7 @@ import numpy.typing as npt
 from .errors import CheckpointError, NetworkError
 from .families import FAMILIES, Family, Norm, Stem
 from .graph import Graph
-from .network import INPUT_NORM, Block, Network, Unit, UnitKind, basic, bottleneck
+from .network import INPUT_NORM, Block, Conv, Network, Unit, UnitKind, basic, bottleneck
 from .preprocess import PRESETS, Preprocess
 from .published import block_strides, published_layers
 from .resnet import resnet, with_output_stride
@@ -189,7 +189,7 @@ class _Fit:
         """The values that units have in common."""
         found, units = self.found, self.found.units
         strided = [unit for unit in units if unit.stride > 1]
-        places = {[layer.node.attributes["stride"] > 1 for layer in unit.layers].index(True) + 1 for unit in strided}
+        places = {[layer.stride > 1 for layer in unit.layers].index(True) + 1 for unit in strided}
         if len(places) > 1 or places - {1, 2}:
             raise self.refused(strided[-1], "strides are at other convolutions than in other units")
         projecting, others = [u for u in units if u.projection], [u for u in units if not u.projection]
@@ -197,7 +197,7 @@ class _Fit:
         early = any(block.args[0][2] > 1 for block in blocks[1:])
         stem = Stem(
             kernel=found.stem[0].kernel if found.stem else 7,
-            stride=found.stem[0].node.attributes["stride"] if found.stem else 2,
+            stride=found.stem[0].stride if found.stem else 2,
             widths=tuple(layer.depth for layer in found.stem) or (64,),
             bias=self.stem_bias,
             norm=self.stem_norm,
@@ -231,7 +231,7 @@ class _Fit:
 
     @property
     def dilated(self) -> bool:
-        return any(layer.node.attributes["dilation"] > 1 for unit in self.found.units for layer in unit.layers)
+        return any(layer.rate > 1 for unit in self.found.units for layer in unit.layers)
 
     def made(self, row: Family, blocks: Sequence[Block]) -> Network | None:
         """The network of a row and Blocks, if its units are those that were found."""
@@ -275,10 +275,14 @@ class _Fit:
             )
 
     def alike(self, unit: Unit, found: FoundUnit) -> bool:
-        rates = tuple(1 if layer.kernel == 1 else layer.node.attributes["dilation"] for layer in found.layers)
-        return (unit.depth_in, unit.stride, unit.rates, unit.pre, unit.shortcut, unit.post == "relu") == (
-            found.depth_in, found.stride, rates, found.pre, found.shortcut, found.relu,
-        )  # fmt: skip
+        """Whether a unit of a table computes what was found, whatever its weights are."""
+
+        def windows(layers: Iterable[Conv | Layer | None]) -> list[tuple[int, int, int]]:
+            return [(layer.kernel, layer.stride, layer.rate) for layer in layers if layer]
+
+        return (unit.depth_in, unit.stride, unit.pre, unit.shortcut, unit.post == "relu") == (
+            found.depth_in, found.stride, found.pre, found.shortcut, found.relu,
+        ) and windows(unit.convs) == windows(found.layers)  # fmt: skip
 
     def fits(self, family: Family, row: Family, blocks: Sequence[Block]) -> bool:
         """Whether a family's networks compute what was found, with norms or with these folded."""
@@ -347,6 +351,8 @@ class _Fit:
         kernel = kernel[np.newaxis, np.newaxis] if kernel.ndim == 2 else kernel
         biases = layer.node.weights.get("biases", np.zeros(kernel.shape[-1]))
         affine = layer.affine
+        if affine.group and not normed:
+            raise CheckpointError(f"{self.source} has group norms after some of its convolutions and not after others")
         if normed and affine.before is None:
             weights[f"{name}/weights"] = kernel
         else:

@@ -51,6 +51,15 @@ class Layer:
         return int(self.node.weights["weights"].shape[-1])
 
     @property
+    def stride(self) -> int:
+        return int(self.node.attributes["stride"])
+
+    @property
+    def rate(self) -> int:
+        """1 where the kernel has no second pixel."""
+        return int(self.node.attributes["dilation"]) if self.kernel > 1 else 1
+
+    @property
     def normed(self) -> bool:
         return self.affine.batch is not None or self.affine.group is not None
 
@@ -155,6 +164,8 @@ class Walk:
                 found.input_norm, name = affine, after
         while (reader := self.only(name)) and (conv := self.convolution(reader)):
             layer = self.layer(conv, reader)
+            if layer.rate > 1 or (found.stem and (layer.stride > 1 or not found.stem[-1].relu)):
+                raise self.refused(conv, "a root block is dense, strides once, and has a ReLU between convolutions")
             if self.bare_stem and not self.convolution(self.only(layer.output)):
                 self.visited -= set(self.between(conv.name, layer.output))
                 layer = replace(layer, affine=Affine(), relu=False, output=conv.name)
@@ -182,8 +193,8 @@ class Walk:
         fill: Fill = "-inf"
         told: Any = node.attributes.get("padding")
         if node.op == "pad" and (pool := self.only(node.name)) and pool.op == "max_pool":
-            if pool.attributes["padding"] not in ((0, 0, 0, 0), "ceil"):
-                raise self.refused(pool, "it pads twice")
+            if pool.attributes["padding"] != (0, 0, 0, 0):
+                raise self.refused(pool, "it pads twice, or lets the last window be cut off")
             self.take(node)
             node, fill = pool, "zero"
         if node.op != "max_pool":
@@ -267,21 +278,21 @@ class Walk:
         starts = [node for node in readers if node is not norm] if pre == "residual" else []
         starts += self.read_by(branch)
         if len(starts) > 2:
-            raise self.refused(
-                starts[2], f"{len(starts)} nodes read what it reads; a residual unit begins with two"
-            )
+            raise self.refused(starts[2], f"{len(starts)} nodes read what it reads; a residual unit begins with two")
         if len(starts) < 2:
             return None
         paths = sorted((self.path(start) for start in starts), key=lambda path: len(path.layers))
         shortcut, residual = paths
-        if len(shortcut.layers) > 1 or len(residual.layers) < 2 or shortcut.sum is not residual.sum:
+        if len(shortcut.layers) > 1 or len(residual.layers) < 2 or shortcut.sum is not residual.sum or residual.before:
             raise self.refused(residual.sum, "the two ways that end here are no shortcut and no residual path")
+        if shortcut.kind == "avg_projection" and (not shortcut.layers or shortcut.layers[0].stride > 1):
+            raise self.refused(residual.sum, "its shortcut takes means and projects nothing, or strides once more")
         if pre == "residual" and starts.index(residual.start) == 0:
             raise self.refused(residual.sum, "its shortcut is behind the norm, and its residual path is not")
         if pre == "both" and not shortcut.layers:
             raise self.refused(residual.sum, "its shortcut is behind a norm, and no projection")
         self.take(residual.sum)
-        strides = [layer.node.attributes["stride"] for layer in residual.layers]
+        strides = [layer.stride for layer in residual.layers]
         stride = math.prod(strides)
         if stride != max(strides):
             raise self.refused(residual.sum, f"several of its convolutions have strides: {strides}")
@@ -307,27 +318,25 @@ class Walk:
 
     def path(self, start: Node) -> _Path:
         """One of a unit's two ways, up to the sum."""
-        node, layers, stride = start, [], 1
+        node, layers, stride, before = start, [], 1, 0
         kind: Shortcut = "projection"
         while node.op != "add":
             if conv := self.convolution(node):
                 layer = self.layer(conv, node)
                 layers.append(layer)
-                stride *= conv.attributes["stride"]
+                stride *= layer.stride
                 name = layer.output
-            elif node.op == "subsample" and not layers:
-                stride *= node.attributes["stride"]
-                name = self.take(node)
-            elif node.op == "avg_pool" and not layers:
-                stride *= node.attributes["stride"]
-                name, kind = self.take(node), "avg_projection"
+            elif node.op in ("subsample", "avg_pool") and not layers and not before:
+                before = node.attributes["stride"]
+                stride *= before
+                name, kind = self.take(node), "avg_projection" if node.op == "avg_pool" else kind
             else:
                 raise self.refused(node, "no residual unit has it here")
             following = self.only(name)
             if following is None:
                 raise self.refused(self.nodes[name], f"{len(self.read_by(name))} nodes read it, inside of a unit")
             node = following
-        return _Path(start, layers, stride, kind, node)
+        return _Path(start, before, layers, stride, kind, node)
 
     def head(self, found: FoundNetwork, name: str) -> None:
         """From the last unit to the end."""
@@ -342,7 +351,10 @@ class Walk:
             found.global_pool = True
             node = self.only(self.take(node))
         if node and node.op in ("dense", "conv"):
-            if node.op == "conv" and node.weights["weights"].shape[0] != 1:
+            if node.op == "conv" and not (
+                node.weights["weights"].shape[0] == node.attributes["stride"] == 1
+                and node.attributes["padding"] == (0, 0, 0, 0)
+            ):
                 raise self.refused(node, "it is the last convolution, and a classifier's is 1x1")
             name, affine = self.norms(self.take(node))
             found.classifier = Layer(node, (0, 0, 0, 0), affine, False, name)
@@ -359,6 +371,7 @@ class Walk:
 @dataclass
 class _Path:
     start: Node
+    before: int  # stride of what comes before its first convolution, if anything
     layers: list[Layer]
     stride: int
     kind: Shortcut
