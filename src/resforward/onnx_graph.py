@@ -204,7 +204,8 @@ class _Reader:
         if unknown := sorted(set(node.attributes) - set(attributes.split())):
             raise self.refused(f"its attribute {unknown[0][:40]} is not known here")
         first, *others = node.outputs or ("",)
-        if not first or (any(others) and node.op != "Dropout"):  # whose second one is seen to when somebody reads it
+        of_images = any(name in self.values for name in node.inputs)
+        if not first or (of_images and any(others) and node.op != "Dropout"):  # whoever reads others finds no such tensor
             raise self.refused("it makes another number of tensors than one")
         if first in self.values or first in self.constants or first in self.tensors:
             raise self.refused(f"there is a tensor `{first[:80]}` already")

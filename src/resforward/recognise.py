@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -175,14 +174,20 @@ class _Fit:
         return network, evidence
 
     def blocks(self) -> list[Block]:
-        """Units of one width after another are a Block."""
+        """Units of one width after another are a Block; a stride begins one where it comes with a projection."""
 
         def width(unit: FoundUnit) -> tuple[int, int]:
             return unit.layers[-1].depth, unit.layers[0].depth
 
+        groups: list[list[FoundUnit]] = []
+        for before, unit in zip((None, *self.found.units), self.found.units, strict=False):
+            ended = before is None or width(before) != width(unit) or (before.stride > 1 and not before.projection)
+            if ended or (unit.stride > 1 and unit.projection):
+                groups.append([])
+            groups[-1].append(unit)
         return [
-            Block(f"block{place}", self.kind, [(*depths, unit.stride) for unit in units])
-            for place, (depths, units) in enumerate(groupby(self.found.units, width), start=1)
+            Block(f"block{place}", self.kind, [(*width(unit), unit.stride) for unit in units])
+            for place, units in enumerate(groups, start=1)
         ]
 
     def row(self, blocks: Sequence[Block]) -> Family:
