@@ -205,7 +205,9 @@ class _Reader:
             raise self.refused(f"its attribute {unknown[0][:40]} is not known here")
         first, *others = node.outputs or ("",)
         of_images = any(name in self.values for name in node.inputs)
-        if not first or (of_images and any(others) and node.op != "Dropout"):  # whoever reads others finds no such tensor
+        if not first or (
+            of_images and any(others) and node.op != "Dropout"
+        ):  # whoever reads others finds no such tensor
             raise self.refused("it makes another number of tensors than one")
         if first in self.values or first in self.constants or first in self.tensors:
             raise self.refused(f"there is a tensor `{first[:80]}` already")
@@ -545,14 +547,14 @@ class _Reader:
 
     def avg_pool(self, value: Value) -> None:
         self.on_map(value)
+        height, width = value.side("H"), value.side("W")
+        if self.ints(99, "kernel_shape") == (height, width) and not any(self.ints(99, "pads") or ()):
+            self.mean(value)  # whatever its stride is
+            return
         kernel, stride = self.square("kernel_shape", 0), self.square("strides", 1)
         padding, ceil = self.window(value, kernel, stride)
-        height, width = value.side("H"), value.side("W")
         if padding != _NOTHING or self.square("dilations", 1) != 1:
             raise self.refused("it takes means of padding")
-        if (height, width) == (kernel, kernel):
-            self.mean(value)
-            return
         whole = all(isinstance(side, int) and side % stride == 0 for side in (height, width))
         if kernel != stride or not (ceil or whole) or (ceil and self.option("count_include_pad", 0) and not whole):
             raise self.refused("its windows overlap, or leave out pixels at the rims")

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import CheckpointError, NetworkError
-from .families import FAMILIES, Family, Norm, Stem
+from .families import FAMILIES, Family, Norm, Pool, Stem
 from .graph import Graph
 from .network import INPUT_NORM, Block, Conv, Network, Unit, UnitKind, basic, bottleneck
 from .preprocess import PRESETS, Preprocess
@@ -140,8 +140,10 @@ class _Fit:
         """The table: a family that is known if one fits, else one of its own."""
         found = self.found
         blocks = self.blocks()
-        row = self.row(blocks)
-        fitting = [family for family in FAMILIES if self.fits(family, row, blocks)]
+        pools: list[Pool | None] = [*found.pools] or [None]
+        rows = [self.row(blocks, pool) for pool in pools]
+        fits = [[family for family in FAMILIES if self.fits(family, row, blocks)] for row in rows]
+        row, fitting = next((each for each in zip(rows, fits, strict=True) if each[1]), (rows[0], []))
         exact = [family for family in fitting if self.is_exactly(family, row)]
         known = exact or fitting
         layers = published_layers(self.kind, [len(block.args) for block in blocks])
@@ -190,7 +192,7 @@ class _Fit:
             for place, units in enumerate(groups, start=1)
         ]
 
-    def row(self, blocks: Sequence[Block]) -> Family:
+    def row(self, blocks: Sequence[Block], pool: Pool | None) -> Family:
         """The values that units have in common."""
         found, units = self.found, self.found.units
         strided = [unit for unit in units if unit.stride > 1]
@@ -207,7 +209,7 @@ class _Fit:
             bias=self.stem_bias,
             norm=self.stem_norm,
             relu=bool(found.stem) and found.stem[-1].relu,
-            pool=found.pool,
+            pool=pool,
         )
         return Family(
             name="",

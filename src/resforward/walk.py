@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import CheckpointError
-from .families import GROUPS, Fill, Pool, Pre, Shortcut
+from .families import GROUPS, Fill, Pool, PoolPadding, Pre, Shortcut
 from .graph import INPUT, Graph, Node, Padding
 
 Array = npt.NDArray[Any]
@@ -87,7 +87,7 @@ class FoundNetwork:
     channels_last: bool
     input_norm: Affine | None = None
     stem: list[Layer] = field(default_factory=list)
-    pool: Pool | None = None
+    pools: list[Pool] = field(default_factory=list)  # all that do the same on maps of this size; none: there is no pool
     units: list[FoundUnit] = field(default_factory=list)
     postnorm: Affine | None = None
     global_pool: bool = False
@@ -172,7 +172,7 @@ class Walk:
             found.stem.append(layer)
             name = layer.output
         if reader and found.stem and (pool := self.pool(reader)):
-            node, found.pool = pool
+            node, found.pools = pool
             name = self.take(node)
         return name
 
@@ -188,7 +188,7 @@ class Walk:
             node = self.only(node.name)
         return node if node and node.op == "conv" else None
 
-    def pool(self, node: Node) -> tuple[Node, Pool] | None:
+    def pool(self, node: Node) -> tuple[Node, list[Pool]] | None:
         """A max-pool, perhaps behind zeros that count."""
         fill: Fill = "-inf"
         told: Any = node.attributes.get("padding")
@@ -201,17 +201,19 @@ class Walk:
             return None
         kernel, stride = node.attributes["kernel"], node.attributes["stride"]
         if isinstance(told, str):
-            return node, Pool(kernel, stride, "same" if told == "same" else "ceil", fill)
+            return node, [Pool(kernel, stride, "same" if told == "same" else "ceil", fill)]
         source = self.nodes[self.same[node.inputs[0]]]
         if source.op == "pad":
             source = self.nodes[self.same[source.inputs[0]]]
         sides = source.shape[:2]
-        for padding in ("symmetric", "same", "ceil"):
-            pool_row = Pool(kernel, stride, padding, fill)
-            if padding == "symmetric" and set(told) == {kernel // 2}:
-                return node, pool_row
-            if all(side is not None for side in sides) and _rims(pool_row, [side or 0 for side in sides]) == told:
-                return node, pool_row
+        paddings: tuple[PoolPadding, ...] = ("symmetric", "same", "ceil")
+        rows = [Pool(kernel, stride, padding, fill) for padding in paddings]
+        fixed = [side for side in sides if side is not None]
+        agreeing = [row for row in rows if len(fixed) == 2 and _rims(row, fixed) == told]
+        if set(told) == {kernel // 2}:  # of any size
+            agreeing = list(dict.fromkeys([rows[0], *agreeing]))
+        if agreeing:
+            return node, agreeing
         raise self.refused(node, f"its padding is {told}, and no family pads like that at every size of the images")
 
     def norms(self, name: str, taken: bool = True) -> tuple[str, Affine]:
