@@ -25,12 +25,12 @@ KERAS_V1 = "Keras v1 or Keras v1 of 2015, norms folded"
 KNOWN = {
     "bit.as_it_is": ("BiT", "bit_448"),
     "bit.dynamo_unoptimised": ("BiT", "bit_448"),
-    "keras_2_v1.tf2onnx": (KERAS_V1, "caffe_224"),
+    "keras_2_v1.tf2onnx": (KERAS_V1, "keras_caffe_224"),
     # Channels first is nobody's mark, and the families that are left want different pictures.
     "keras_2_v1.tf2onnx_nchw": ("Keras v1 or Keras v1 of 2015 or ONNX zoo v1, norms folded", None),
     "keras_2_v2.tf2onnx": ("Keras v2, norms folded", "inception_299"),
     "keras_2_v2.tf2onnx_nchw": ("Keras v2, norms folded", "inception_299"),
-    "keras_v1.export": (KERAS_V1, "caffe_224"),
+    "keras_v1.export": (KERAS_V1, "keras_caffe_224"),
     "keras_v2.export": ("Keras v2, norms folded", "inception_299"),
     "slim_v1.tf2onnx": ("slim v1, norms folded", "vgg_224"),
     "slim_v1.tf2onnx_nchw": ("slim v1, norms folded", "vgg_224"),
@@ -51,8 +51,8 @@ KNOWN = {
     "torchvision_bottleneck.dynamo_unoptimised": ("torch v1.5", "torchvision_224"),
     "torchvision_bottleneck.opset17": ("torch v1.5, norms folded", "torchvision_224"),
     "zoo_caffe2.by_hand": ("torch v1.5", "torchvision_224"),
-    "zoo_v1.by_hand": ("ONNX zoo v1", "torchvision_224"),
-    "zoo_v2.by_hand": ("ONNX zoo v2", "torchvision_224"),
+    "zoo_v1.by_hand": ("ONNX zoo v1", "onnx_zoo_224"),
+    "zoo_v2.by_hand": ("ONNX zoo v2", "onnx_zoo_224"),
 }
 
 
@@ -230,12 +230,12 @@ def strides(node: onnx.NodeProto, value: int) -> None:
 
 
 def strides_at_second_convolution(model: ModelProto) -> None:
-    """Of every strided basic unit; slim's and torch's have them at the first."""
-    for first, second in zip(nodes(model, "Conv"), nodes(model, "Conv")[1:], strict=False):
-        window = {each.name: each.ints for each in first.attribute}
-        if list(window["strides"]) == [2, 2] and list(window["kernel_shape"]) == [3, 3]:
-            strides(first, 1)
-            strides(second, 2)
+    """Of every basic unit that strides; everybody has them at the first."""
+    for block in (2, 3):
+        convs = {node.output[0]: node for node in nodes(model, "Conv")}
+        unit = f"block{block}/unit_1/basic_v1"
+        strides(convs[f"{unit}/conv1/Conv"], 1)
+        strides(convs[f"{unit}/conv2/Conv"], 2)
 
 
 def mean_instead_of_projection(model: ModelProto) -> None:
@@ -279,7 +279,7 @@ def biases_along_the_images(model: ModelProto) -> None:
 
 
 def twice_the_same_tensor(model: ModelProto) -> None:
-    nodes(model, "Relu")[5].output[0] = nodes(model, "Relu")[4].output[0]
+    model.graph.node.insert(0, helper.make_node("Relu", ["images"], [nodes(model, "Relu")[5].output[0]]))
 
 
 def last_window_cut_off(model: ModelProto) -> None:
@@ -287,17 +287,12 @@ def last_window_cut_off(model: ModelProto) -> None:
 
 
 def endless_constants(model: ModelProto) -> None:
-    """Each of them as large as all that is stored."""
-    biggest = max(model.graph.initializer, key=lambda tensor: np.prod(tensor.dims)).name
-    made = [helper.make_node("ConstantOfShape", ["side"], ["c0"])]
-    constant(model, "side", [1 << 16], np.int64)
-    made += [helper.make_node("Concat", [f"c{i}", "c0"], [f"c{i + 1}"], axis=0) for i in range(1)]
-    made = [helper.make_node("Expand", [biggest, "side4"], ["e"])]
-    constant(model, "side4", [1, 1, 1, 1], np.int64)
-    made += [helper.make_node("Sqrt", ["e" if not i else f"s{i - 1}"], [f"s{i}"]) for i in range(3000)]
+    """A chain of them, each larger than all that is stored."""
+    made = [helper.make_node("ConstantOfShape", [constant(model, "size", [1 << 16], np.int64)], ["c0"])]
+    made += [helper.make_node("Sqrt", [f"c{place}"], [f"c{place + 1}"]) for place in range(1500)]
     for node in reversed(made):
         model.graph.node.insert(0, node)
-    model.graph.node[len(made)].input.append("s2999")
+    nodes(model, "Conv")[3].input.append("c1500")
 
 
 REFUSED: dict[str, tuple[str, Callable[[ModelProto], None], str]] = {
@@ -350,8 +345,9 @@ def test_what_we_write_is_read_again(case: str, tmp_path: Path) -> None:
     convert(model, tmp_path / "model.onnx", end_points=["predictions"] if network.num_classes else [])
     again = load(tmp_path / "model.onnx")
     assert_again(again, model, images, wanted)
-    convert(again, tmp_path / "model.safetensors")
-    assert_again(load(tmp_path / "model.safetensors"), model, images, wanted)
+    if network.output_stride is None:  # which no file of ours says
+        convert(again, tmp_path / "model.safetensors")
+        assert_again(load(tmp_path / "model.safetensors"), model, images, wanted)
     convert(again, tmp_path / "second.onnx")
     assert_again(load(tmp_path / "second.onnx"), model, images, wanted)
 

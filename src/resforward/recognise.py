@@ -149,7 +149,7 @@ class _Fit:
         layers = published_layers(self.kind, [len(block.args) for block in blocks])
         norms = "" if exact or any(self.is_whole(family, row) for family in fitting) else ", norms folded"
         named = " or ".join(dict.fromkeys(family.name for family in known))
-        wanted = {_pictures(family): family.preprocess for family in known}
+        wanted = {_pictures(family): family.preprocess for family in reversed(known)}  # the first of those alike
         row = replace(
             row,
             name=f"{named}{norms}" if known else "a graph of its own",
