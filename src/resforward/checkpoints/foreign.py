@@ -13,7 +13,7 @@ class Kind(NamedTuple):
 
 
 _DOWNLOAD = "download the file itself; a browser shows which page this is"
-_CONVERT = "pass a TensorFlow, PyTorch, Keras or .safetensors file"
+_CONVERT = "pass a TensorFlow, PyTorch, Keras, ONNX or .safetensors file"
 _UNPACK = "unpack it and pass the folder"
 
 _MAGIC: list[tuple[int, bytes, Kind]] = [
