@@ -190,7 +190,7 @@ class _Reader:
             f"{self.source} is no ResNet that is known here: it stops being one at node `{self.node.name[:80]}`"
             f" ({self.node.op[:80]})",
             found=[why],
-            help="`resforward inspect` says what is known of a file; other networks are for onnxruntime",
+            help="other networks are for onnxruntime",
         )
 
     def check(self) -> None:

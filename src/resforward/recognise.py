@@ -149,7 +149,7 @@ class _Fit:
         layers = published_layers(self.kind, [len(block.args) for block in blocks])
         norms = "" if exact or any(self.is_whole(family, row) for family in fitting) else ", norms folded"
         named = " or ".join(dict.fromkeys(family.name for family in known))
-        wanted = {_pictures(family): family.preprocess for family in reversed(known)}  # the first of those alike
+        wanted = {_pictures(family): family.preprocess for family in reversed(known)}  # of those alike, the first's
         row = replace(
             row,
             name=f"{named}{norms}" if known else "a graph of its own",
@@ -171,6 +171,8 @@ class _Fit:
             evidence.append("preprocessing: not known, the families that it may be of want different ones")
         if found.classifier:
             evidence.append(f"{found.classifier.depth} classes: what its last product makes")
+        if found.size:
+            evidence.append("images of {}x{} in the file, and of any size here".format(*found.size))
         if found.softmax:
             evidence.append("softmax at the end: `predictions` has it, logits come before")
         return network, evidence

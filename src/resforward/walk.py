@@ -85,6 +85,7 @@ class FoundNetwork:
 
     input_channels: int
     channels_last: bool
+    size: tuple[int, int] | None  # of the images, where the graph was made for one
     input_norm: Affine | None = None
     stem: list[Layer] = field(default_factory=list)
     pools: list[Pool] = field(default_factory=list)  # all that do the same on maps of this size; none: there is no pool
@@ -135,7 +136,9 @@ class Walk:
 
     def all(self) -> FoundNetwork:
         channels = self.graph.shape[-1] or 0
-        found = FoundNetwork(channels, self.graph.channels_last)
+        height, width, _ = self.graph.shape
+        size = None if height is None or width is None else (height, width)
+        found = FoundNetwork(channels, self.graph.channels_last, size)
         name = self.stem(found)
         depth = found.stem[-1].depth if found.stem else channels
         while unit := self.unit(name, depth):
