@@ -34,7 +34,7 @@ from resforward.graph import plain_graph
 from resforward.onnx_file import onnx_bytes
 
 GOLDEN = Path(__file__).parent / "golden" / "onnx"
-FREE_SIZE = (37, 46)  # odd and even, and not the same
+FREE_SIZES = ((37, 46), (34, 31))  # odd and even, each way at the pool, and not the same
 FIXED_SIZE = (33, 47)
 BATCH = 2  # where it is free: what mixes images up shows
 TOLERANCE = 1e-4  # of the largest value: rounding of weights that were folded, far below any change of structure
@@ -117,6 +117,7 @@ ATTRIBUTES: dict[str, dict[str, list[Any]]] = {
     "LeakyRelu": {"alpha": [0.0, 0.1]},
     "Shape": {"start": [0, 1, 2], "end": [1, 2, 4]},
 }
+ODD: list[Any] = ["text", 1.5, -1, 1 << 40, [1.5, 2.5], [1 << 40] * 4, [-1] * 8, numpy_helper.from_array(np.ones(2))]
 SWAPS = (
     ("Relu", "Sigmoid", "LeakyRelu", "Elu", "Identity", "Neg", "Abs", "HardSwish", "Clip", "Sqrt"),
     ("Add", "Mul", "Sub", "Div", "Sum", "Max", "Pow", "Mean"),
@@ -158,14 +159,15 @@ def mutate_attribute(model: ModelProto, rng: random.Random) -> None:
     del node.attribute[:]
     node.attribute.extend(kept)
     if rng.random() < 0.85:
-        node.attribute.append(helper.make_attribute(name, rng.choice(ATTRIBUTES[node.op_type][name])))
+        values = ATTRIBUTES[node.op_type][name] if rng.random() < 0.9 else ODD
+        node.attribute.append(helper.make_attribute(name, rng.choice(values)))
 
 
 def mutate_constant(model: ModelProto, rng: random.Random) -> None:
     """A constant of another shape or of other values."""
     tensor = rng.choice(constants(model))
     array = numpy_helper.to_array(tensor).copy()
-    kind = rng.randrange(6)
+    kind = rng.randrange(8)
     if kind == 0 and array.ndim:
         array = np.swapaxes(array, 0, rng.randrange(array.ndim))
     elif kind == 1:
@@ -176,6 +178,11 @@ def mutate_constant(model: ModelProto, rng: random.Random) -> None:
         array.ravel()[rng.randrange(array.size)] = rng.choice([0, 1, 2, -1, 3, 32])
     elif kind == 4:
         array = array[np.newaxis]
+    elif kind == 5:
+        array = array.astype(rng.choice([np.float16, np.float64, np.int32, np.int64, np.bool_, np.uint8]))
+    elif kind == 6 and array.size and array.dtype.kind in "if":
+        odd = [np.nan, np.inf, -np.inf, 1e38] if array.dtype.kind == "f" else [1 << 30, -(1 << 30), 1 << 20]
+        array.ravel()[rng.randrange(array.size)] = rng.choice(odd)
     else:
         array = -array if array.dtype.kind in "if" else array
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), tensor.name))
@@ -364,23 +371,26 @@ def run_one(label: str, data: bytes, channels_last: bool) -> str:
             model = load(file.name, threads=1)
         except ResforwardError:
             return "refused"
-    theirs = in_onnxruntime(data, channels_last)
-    if isinstance(theirs, str):
-        return theirs
-    pictures, outputs = theirs
     last = ["predictions"] if model.network.num_classes else []
-    try:
-        found = [model(pictures), *model.forward(pictures, last).values()] if last else [model(pictures)]
-    except ResforwardError as error:
-        raise MisreadError(f"{label}: accepted, and not computed: {error}") from error
-    least = min(difference(ours, output) for ours in found for output in outputs)
-    if least > TOLERANCE:
-        raise MisreadError(f"{label}: differs by {least:.1e}; {model!r}")
+    for size in FREE_SIZES:
+        theirs = in_onnxruntime(data, channels_last, size)
+        if isinstance(theirs, str):
+            return theirs
+        pictures, outputs = theirs
+        try:
+            found = [model(pictures), *model.forward(pictures, last).values()] if last else [model(pictures)]
+        except ResforwardError as error:
+            raise MisreadError(f"{label}: accepted, and not computed: {error}") from error
+        least = min(difference(ours, output) for ours in found for output in outputs)
+        if least > TOLERANCE:
+            raise MisreadError(f"{label}: differs by {least:.1e}; {model!r}")
     return "agrees"
 
 
-def in_onnxruntime(data: bytes, channels_last: bool) -> tuple[np.ndarray, list[np.ndarray]] | str:
-    """Images (N, H, W, C) and what comes out of the last nodes for them; or why not."""
+def in_onnxruntime(
+    data: bytes, channels_last: bool, size: tuple[int, int]
+) -> tuple[np.ndarray, list[np.ndarray]] | str:
+    """Images (N, H, W, C) and what comes out of the last nodes for them; or why not. A fixed size is the file's."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
@@ -389,7 +399,7 @@ def in_onnxruntime(data: bytes, channels_last: bool) -> tuple[np.ndarray, list[n
         session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         (value,) = session.get_inputs()
         order = "NHWC" if channels_last else "NCHW"
-        free = {"N": BATCH, "H": FREE_SIZE[0], "W": FREE_SIZE[1], "C": 3}
+        free = {"N": BATCH, "H": size[0], "W": size[1], "C": 3}
         sides = {
             letter: side if isinstance(side, int) else free[letter]
             for letter, side in zip(order, value.shape or order, strict=True)

@@ -16,6 +16,7 @@ from plain_networks import CASES, random_images, random_weights
 from resforward import CheckpointError, Model, convert, load
 from resforward.graph import plain_graph
 from resforward.onnx_file import onnx_bytes
+from resforward.preprocess import PRESETS
 
 GOLDEN = Path(__file__).parent / "golden" / "onnx"
 TOLERANCE = 1e-5  # of the largest value: what resforward promises; folding norms in float32 rounds to about 1e-6
@@ -320,6 +321,16 @@ REFUSED: dict[str, tuple[str, Callable[[ModelProto], None], str]] = {
         lambda m: attribute(nodes(m, "BatchNormalization")[0], "training_mode", 1),
         "normalises as in training",
     ),
+    "a division by zero": (
+        "torch",
+        lambda m: after(m, nodes(m, "Conv")[3], "Div", constant(m, "zero", 0)),
+        "values are NaN or infinite",
+    ),
+    "an infinite scale": (
+        "BiT",
+        lambda m: after(m, nodes(m, "Conv")[3], "Mul", constant(m, "endless", np.inf)),
+        "values are NaN or infinite",
+    ),
     "constants without end": ("torch", endless_constants, "more is made of its constants"),
 }
 
@@ -339,7 +350,8 @@ def test_what_we_write_is_read_again(case: str, tmp_path: Path) -> None:
     """By way of both formats, with preprocessing and labels."""
     network = CASES[case]
     labels = [f"class {i}" for i in range(network.num_classes)] if network.num_classes else None
-    model = Model(network, random_weights(network), labels=labels)
+    preprocess = PRESETS["bit_448"] if network.input_channels == 3 else None  # few of them would get it otherwise
+    model = Model(network, random_weights(network), labels=labels, preprocess=preprocess)
     images = random_images(network, (33, 47), 2)
     wanted = model(images)
     convert(model, tmp_path / "model.onnx", end_points=["predictions"] if network.num_classes else [])

@@ -30,8 +30,8 @@ def evaluate(op: str, inputs: Sequence[Array | None], attributes: Attributes) ->
         KeyError: an operator that is not known here.
         ValueError, TypeError, IndexError: inputs that it cannot have, or a result that is far larger than they are.
     """
-    result = CONSTANT_OPS[op](inputs, attributes)
-    return np.asarray(result)
+    with np.errstate(all="ignore"):  # what is not finite is refused where it would be a weight
+        return np.asarray(CONSTANT_OPS[op](inputs, attributes))
 
 
 def _array(inputs: Sequence[Array | None], place: int) -> Array:
@@ -75,18 +75,13 @@ def _arithmetic(compute: Callable[[Array, Array], Array]) -> Callable[[Sequence[
     def run(inputs: Sequence[Array | None], attributes: Attributes) -> Array:
         a, b = _numbers(inputs, 0), _numbers(inputs, 1)
         _checked(np.broadcast_shapes(a.shape, b.shape), inputs)
-        with np.errstate(all="ignore"):  # what is not finite is refused where it would be a weight
-            return compute(a, b)
+        return compute(a, b)
 
     return run
 
 
 def _unary(compute: Callable[[Array], Array]) -> Callable[[Sequence[Array | None], Attributes], Array]:
-    def run(inputs: Sequence[Array | None], attributes: Attributes) -> Array:
-        with np.errstate(all="ignore"):
-            return compute(_numbers(inputs, 0))
-
-    return run
+    return lambda inputs, attributes: compute(_numbers(inputs, 0))
 
 
 def _divide(a: Array, b: Array) -> Array:
@@ -216,8 +211,7 @@ def _batch_norm(inputs: Sequence[Array | None], attributes: Attributes) -> Array
         axes = tuple(axis for axis in range(array.ndim) if axis != 1)
         mean, variance = array.mean(axes), array.var(axes)
     along = (1, -1, *(1,) * (array.ndim - 2))
-    with np.errstate(all="ignore"):
-        scale = gamma / np.sqrt(variance + attributes.get("epsilon", 1e-5))
+    scale = gamma / np.sqrt(variance + attributes.get("epsilon", 1e-5))
     normal: Array = (array - mean.reshape(along)) * scale.reshape(along) + beta.reshape(along)
     return normal
 

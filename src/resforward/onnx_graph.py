@@ -84,7 +84,8 @@ def plain_operations(graph: OnnxGraph, tensors: Mapping[str, Array], source: str
     Raises:
         CheckpointError: a node that no ResNet has, or that is not computed here as it stands.
     """
-    return _Reader(graph, tensors, source).graph()
+    with np.errstate(all="ignore"):  # what is not finite is refused with the weights
+        return _Reader(graph, tensors, source).graph()
 
 
 class _Reader:
@@ -481,14 +482,13 @@ class _Reader:
             raise self.refused(f"its constant has {constant.size} values for {value.channels} channels")
         values = np.broadcast_to(constant.astype(np.float64).ravel(), (value.channels,))
         one, none = np.ones(value.channels), np.zeros(value.channels)
-        with np.errstate(all="ignore"):  # what is not finite is refused with the weights
-            scale, shift = {
-                "Add": (one, values),
-                "Sum": (one, values),
-                "Sub": (one, -values) if first else (-one, values),
-                "Mul": (values, none),
-                "Div": (1 / values, none),
-            }[self.node.op]
+        scale, shift = {
+            "Add": (one, values),
+            "Sum": (one, values),
+            "Sub": (one, -values) if first else (-one, values),
+            "Mul": (values, none),
+            "Div": (1 / values, none),
+        }[self.node.op]
         if self.node.op == "Div" and not first:
             raise self.refused("it divides by what depends on the images")
         parts = {"gamma": scale, "beta": shift, "moving_mean": none, "moving_variance": one}
@@ -671,7 +671,7 @@ class _Reader:
         self.alias(Value(value.name, axes, tuple(value.sides[place] for place in order)))
 
     def cast(self, value: Value) -> None:
-        if self.node.attributes.get("to", 1) not in (1, 10, 11, 16):
+        if self.option("to", 1) not in (1, 10, 11, 16):
             raise self.refused("it casts to what is no floating point")
         self.alias(value)
 

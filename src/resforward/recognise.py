@@ -63,13 +63,14 @@ def recognise(graph: Graph, source: str) -> Recognised:
         CheckpointError: a graph that is no ResNet, with the node at which it stops being one.
     """
     # A norm and a ReLU after a convolution that no pool follows may be its own, or the first unit's: both are tried.
-    try:
-        return _Fit(Walk(graph, source).all(), source).result()
-    except CheckpointError as error:
+    with np.errstate(all="ignore"):  # what is not finite is refused with the weights
         try:
-            return _Fit(Walk(graph, source, bare_stem=True).all(), source).result()
-        except CheckpointError:
-            raise error from None
+            return _Fit(Walk(graph, source).all(), source).result()
+        except CheckpointError as error:
+            try:
+                return _Fit(Walk(graph, source, bare_stem=True).all(), source).result()
+            except CheckpointError:
+                raise error from None
 
 
 class _Fit:

@@ -397,9 +397,8 @@ def scale_shift(node: Node) -> tuple[Array, Array]:
     gamma, beta, mean, variance = (
         node.weights[part].astype(np.float64) for part in ("gamma", "beta", "moving_mean", "moving_variance")
     )
-    with np.errstate(all="ignore"):  # a variance that cannot be is refused with the weights
-        scale = gamma / np.sqrt(variance + node.attributes["epsilon"])
-        return scale, beta - mean * scale
+    scale = gamma / np.sqrt(variance + node.attributes["epsilon"])
+    return scale, beta - mean * scale
 
 
 def product(nodes: Iterable[Node]) -> tuple[Array, Array] | None:
