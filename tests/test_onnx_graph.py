@@ -156,6 +156,22 @@ def squeezed_twice(model: ModelProto) -> None:
     after(model, node, "Squeeze", constant(model, "before", [-1], np.int64))
 
 
+def viewed(model: ModelProto) -> None:
+    """As tracing writes `x.view(x.size(0), -1)`."""
+    (node,) = nodes(model, "Flatten")
+    node.op_type = "Reshape"
+    at = list(model.graph.node).index(node)
+    made = [
+        helper.make_node("Shape", [node.input[0]], ["shape"]),
+        helper.make_node("Gather", ["shape", constant(model, "first", 0, np.int64)], ["images_there"], axis=0),
+        helper.make_node("Unsqueeze", ["images_there", constant(model, "axes", [0], np.int64)], ["row"]),
+        helper.make_node("Concat", ["row", constant(model, "rest", [-1], np.int64)], ["view"], axis=0),
+    ]
+    node.input.append("view")
+    for each in reversed(made):
+        model.graph.node.insert(at, each)
+
+
 def called_images(model: ModelProto) -> None:
     model.graph.input[0].name = "x"
     rename(model, "images", "x")
@@ -192,6 +208,7 @@ def pooled_as_subsampled(model: ModelProto) -> None:
 SAME: dict[str, tuple[str, Callable[[ModelProto], None]]] = {
     "sums by Sum": ("torch", sums_by_sum),
     "one pixel squeezed away axis by axis": ("torch", squeezed_twice),
+    "a view of what is pooled": ("torch", viewed),
     "another tensor is called as our images are": ("torch", called_images),
     "constants that cancel out": ("torch", scaled_twice),
     "probabilities at every pixel": ("v1 dense", probabilities_of_a_map),

@@ -31,7 +31,8 @@ def evaluate(op: str, inputs: Sequence[Array | None], attributes: Attributes) ->
         ValueError, TypeError, IndexError: inputs that it cannot have, or a result that is far larger than they are.
     """
     with np.errstate(all="ignore"):  # what is not finite is refused where it would be a weight
-        return np.asarray(CONSTANT_OPS[op](inputs, attributes))
+        result = CONSTANT_OPS[op](inputs, attributes)
+    return np.array(result, object) if isinstance(result, str) else np.asarray(result)  # one of several free sizes
 
 
 def _array(inputs: Sequence[Array | None], place: int) -> Array:

@@ -220,7 +220,7 @@ class _Reader:
             raise self.refused(f"no ResNet's constants are made by {self.node.op}")
         try:
             result = evaluate(self.node.op, inputs, self.node.attributes)
-        except (ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError) as error:
+        except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
             raise self.refused(f"what it makes of constants cannot be computed: {error}"[:300]) from error
         self.live += result.size
         self.computed += result.size
