@@ -30,8 +30,9 @@ def evaluate(op: str, inputs: Sequence[Array | None], attributes: Attributes) ->
         KeyError: an operator that is not known here.
         ValueError, TypeError, IndexError: inputs that it cannot have, or a result that is far larger than they are.
     """
-    result = CONSTANT_OPS[op](inputs, attributes)
-    return np.asarray(result)
+    with np.errstate(all="ignore"):  # what is not finite is refused where it would be a weight
+        result = CONSTANT_OPS[op](inputs, attributes)
+    return np.array(result, object) if isinstance(result, str) else np.asarray(result)  # one of several free sizes
 
 
 def _array(inputs: Sequence[Array | None], place: int) -> Array:
@@ -75,25 +76,20 @@ def _arithmetic(compute: Callable[[Array, Array], Array]) -> Callable[[Sequence[
     def run(inputs: Sequence[Array | None], attributes: Attributes) -> Array:
         a, b = _numbers(inputs, 0), _numbers(inputs, 1)
         _checked(np.broadcast_shapes(a.shape, b.shape), inputs)
-        with np.errstate(all="ignore"):  # what is not finite is refused where it would be a weight
-            return compute(a, b)
+        return compute(a, b)
 
     return run
 
 
 def _unary(compute: Callable[[Array], Array]) -> Callable[[Sequence[Array | None], Attributes], Array]:
-    def run(inputs: Sequence[Array | None], attributes: Attributes) -> Array:
-        with np.errstate(all="ignore"):
-            return compute(_numbers(inputs, 0))
-
-    return run
+    return lambda inputs, attributes: compute(_numbers(inputs, 0))
 
 
 def _divide(a: Array, b: Array) -> Array:
     if a.dtype.kind in "iu" and b.dtype.kind in "iu":
         if not np.all(b):
             raise ValueError("it divides by zero")
-        return a // b
+        return np.where((a < 0) != (b < 0), -(np.abs(a) // np.abs(b)), a // b)  # towards zero, as C does
     result: Array = a / b
     return result
 
@@ -197,11 +193,15 @@ def _constant_of_shape(inputs: Sequence[Array | None], attributes: Attributes) -
 
 def _range(inputs: Sequence[Array | None], attributes: Attributes) -> Array:
     start, stop, step = (_ints(_array(inputs, place))[0] for place in range(3))
-    return np.arange(start, stop, step)[: _checked([len(range(start, stop, step))], inputs)[0]]
+    _checked([len(range(start, stop, step))], inputs)
+    return np.arange(start, stop, step)
 
 
 def _mean(inputs: Sequence[Array | None], attributes: Attributes) -> Array:
-    mean: Array = _numbers(inputs, 0).mean(axis=_axes(inputs, attributes), keepdims=bool(attributes.get("keepdims", 1)))
+    array, axes = _numbers(inputs, 0), _axes(inputs, attributes) or None
+    if axes is None and attributes.get("noop_with_empty_axes", 0):
+        return array
+    mean: Array = array.mean(axis=axes, keepdims=bool(attributes.get("keepdims", 1)))
     return mean
 
 
@@ -212,8 +212,7 @@ def _batch_norm(inputs: Sequence[Array | None], attributes: Attributes) -> Array
         axes = tuple(axis for axis in range(array.ndim) if axis != 1)
         mean, variance = array.mean(axes), array.var(axes)
     along = (1, -1, *(1,) * (array.ndim - 2))
-    with np.errstate(all="ignore"):
-        scale = gamma / np.sqrt(variance + attributes.get("epsilon", 1e-5))
+    scale = gamma / np.sqrt(variance + attributes.get("epsilon", 1e-5))
     normal: Array = (array - mean.reshape(along)) * scale.reshape(along) + beta.reshape(along)
     return normal
 

@@ -17,13 +17,16 @@ import numpy.typing as npt
 
 from .checkpoints.onnx import OnnxGraph, OnnxNode
 from .errors import CheckpointError
-from .graph import Graph, Node, Op, Padding
+from .graph import INPUT, Graph, Node, Op, Padding
 from .onnx_constants import CONSTANT_OPS, evaluate
 
 Array = npt.NDArray[Any]
 Side = int | str  # pixels, images or channels; a text where it is free
 
 _NOTHING: Padding = (0, 0, 0, 0)
+# What may be made of constants, times what is stored: weights to be standardised take 15, one layer after another.
+_LIVE, _COMPUTED, _SMALL = 4, 64, 1 << 20
+_OLDEST = 7  # before it, shapes were made to fit by attributes
 _WHY = {
     "Sigmoid": "squeeze-and-excitation and attention are not computed here",
     "HardSigmoid": "squeeze-and-excitation and attention are not computed here",
@@ -62,8 +65,9 @@ class Value:
 
     @property
     def pooled(self) -> bool:
-        """Whether it has one pixel."""
-        return "H" in self.axes and self.side("H") == self.side("W") == 1
+        """Whether it has one pixel, on axes that are there still."""
+        sides = [side for letter, side in zip(self.axes, self.sides, strict=True) if letter in "HW"]
+        return bool(sides) and all(side == 1 for side in sides)
 
 
 def plain_operations(graph: OnnxGraph, tensors: Mapping[str, Array], source: str) -> Graph:
@@ -80,7 +84,8 @@ def plain_operations(graph: OnnxGraph, tensors: Mapping[str, Array], source: str
     Raises:
         CheckpointError: a node that no ResNet has, or that is not computed here as it stands.
     """
-    return _Reader(graph, tensors, source).graph()
+    with np.errstate(all="ignore"):  # what is not finite is refused with the weights
+        return _Reader(graph, tensors, source).graph()
 
 
 class _Reader:
@@ -91,15 +96,23 @@ class _Reader:
         self.needed = _needed(graph)
         self.uses = Counter(name for node in self.needed for name in node.inputs)
         self.constants: dict[str, Array] = {}
+        self.stored = _SMALL + sum(array.size for array in tensors.values())
+        self.live = self.computed = 0  # values of `constants`, and of all that were ever there
         self.values: dict[str, Value] = {}
         self.nodes: list[Node] = []
         self.node = OnnxNode("", "", (), (), {})
 
     def graph(self) -> Graph:
         """All of it."""
+        if self.onnx.opset < _OLDEST:
+            raise CheckpointError(
+                f"{self.source} is of version {self.onnx.opset} of ONNX's operators, and {_OLDEST} is the oldest read",
+                help="`onnx.version_converter.convert_version` makes a newer one of it",
+            )
         image = self.image()
         for node in self.needed:
             self.node = node
+            self.check()
             inputs = [name for name in self.node.inputs if name in self.values]
             if inputs and self.node.op == "Shape":
                 self.shape_of(self.values[inputs[0]])
@@ -109,12 +122,20 @@ class _Reader:
                 self.alias(self.values[self.node.inputs[0]])
             else:
                 self.constant()
-        outputs = tuple(self.values[name].name for name in self.onnx.outputs if name in self.values)
+            for name in node.inputs:
+                self.uses[name] -= 1
+                if not self.uses[name] and name in self.constants:
+                    self.live -= self.constants.pop(name).size
+        outputs = [self.values[name] for name in self.onnx.outputs if name in self.values]
         if not outputs:
             raise CheckpointError(f"{self.source} computes nothing from its images")
+        for name in self.onnx.outputs:
+            if name in self.values and self.values[name].axes not in ("NC", "NCHW", "NHWC"):
+                raise CheckpointError(f"{self.source}: its output `{name[:80]}` has its axes in an unknown order")
         height, width = (side if isinstance(side, int) else None for side in (image.side("H"), image.side("W")))
         shape = (height, width, image.channels)
-        return Graph(self.source, shape, tuple(self.nodes), outputs, channels_last=image.axes[-1] == "C")
+        names = tuple(value.name for value in outputs)
+        return Graph(self.source, shape, tuple(self.nodes), names, channels_last=image.axes[-1] == "C")
 
     def image(self) -> Value:
         """The one input, with its axes as the first convolution wants them."""
@@ -125,13 +146,15 @@ class _Reader:
             )
         ((name, shape),) = self.onnx.inputs.items()
         order, channels = self.input_axes(name)
+        if order not in ("NCHW", "NHWC"):
+            raise CheckpointError(f"{self.source}: the axes of its images are {order}, and NCHW and NHWC are known")
         sides: list[Side] = list(order)
         if shape is not None:
             if len(shape) != 4:
                 raise CheckpointError(f"{self.source}: `{name}` has {len(shape)} axes, and images have 4")
             sides = [side if isinstance(side, int) and side > 0 else sides[i] for i, side in enumerate(shape)]
         sides[order.index("C")] = channels
-        self.values[name] = image = Value("images", order, tuple(sides))
+        self.values[name] = image = Value(INPUT, order, tuple(sides))
         return image
 
     def input_axes(self, name: str) -> tuple[str, int]:
@@ -168,22 +191,42 @@ class _Reader:
             f"{self.source} is no ResNet that is known here: it stops being one at node `{self.node.name[:80]}`"
             f" ({self.node.op[:80]})",
             found=[why],
-            help="`resforward inspect` says what is known of a file; other networks are for onnxruntime",
+            help="other networks are for onnxruntime",
         )
+
+    def check(self) -> None:
+        """A node of an operator that is known, with nothing that is not, that makes one new tensor."""
+        node = self.node
+        if node.op not in _OPERATORS:
+            raise self.refused(_WHY.get(node.op, f"no ResNet computes {node.op[:40]}"))
+        inputs, attributes = _OPERATORS[node.op]
+        if len(node.inputs) > inputs:
+            raise self.refused(f"it has {len(node.inputs)} inputs, and at most {inputs} are known")
+        if unknown := sorted(set(node.attributes) - set(attributes.split())):
+            raise self.refused(f"its attribute {unknown[0][:40]} is not known here")
+        first, *others = node.outputs or ("",)
+        of_images = any(name in self.values for name in node.inputs)
+        if not first or (
+            of_images and any(others) and node.op != "Dropout"
+        ):  # whoever reads others finds no such tensor
+            raise self.refused("it makes another number of tensors than one")
+        if first in self.values or first in self.constants or first in self.tensors:
+            raise self.refused(f"there is a tensor `{first[:80]}` already")
 
     def constant(self) -> None:
         """A node that depends on no image."""
         inputs = [self.lookup(name) if name and name not in self.values else None for name in self.node.inputs]
-        if len(self.node.outputs) < 1 or self.node.op not in CONSTANT_OPS:
-            raise self.refused(_WHY.get(self.node.op, f"no ResNet's constants are made by {self.node.op[:40]}"))
+        if self.node.op not in CONSTANT_OPS:
+            raise self.refused(f"no ResNet's constants are made by {self.node.op}")
         try:
-            self.constants[self.node.outputs[0]] = evaluate(self.node.op, inputs, self.node.attributes)
-        except (ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError) as error:
+            result = evaluate(self.node.op, inputs, self.node.attributes)
+        except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
             raise self.refused(f"what it makes of constants cannot be computed: {error}"[:300]) from error
-        for name in self.node.inputs:
-            self.uses[name] -= 1
-            if not self.uses[name]:
-                self.constants.pop(name, None)  # weights that are computed take several times their own size
+        self.live += result.size
+        self.computed += result.size
+        if self.live > _LIVE * self.stored or self.computed > _COMPUTED * self.stored:
+            raise self.refused("more is made of its constants than any exporter leaves to be done")
+        self.constants[self.node.outputs[0]] = result
 
     def lookup(self, name: str) -> Array:
         """A constant by name."""
@@ -228,14 +271,15 @@ class _Reader:
         """A node that images go through."""
         method = _STEPS.get(self.node.op)
         if method is None:
-            raise self.refused(_WHY.get(self.node.op, f"no ResNet computes {self.node.op[:40]}"))
+            raise self.refused(f"no ResNet computes {self.node.op} of its images")
         several = len(inputs) > 1
-        if several and self.node.op != "Add":
+        if several and self.node.op not in ("Add", "Sum"):
             why = "two tensors are multiplied, as squeeze-and-excitation does" if self.node.op == "Mul" else ""
             raise self.refused(why or "two of its inputs depend on the images")
-        if not self.node.outputs or not self.node.outputs[0]:
-            raise self.refused("it has no output")
-        method(self, self.values[inputs[0]])
+        value = self.values[inputs[0]]
+        if any(self.values[name].map is not None for name in inputs) and self.node.op not in _ON_GROUPS:
+            raise self.refused("it reads groups of channels as a group norm has them")
+        method(self, value)
 
     def alias(self, value: Value) -> None:
         """This node's tensor is one that is there already."""
@@ -251,7 +295,7 @@ class _Reader:
         **attributes: Any,
     ) -> Value:
         """A plain operation, and the tensor that it makes."""
-        name = self.node.outputs[0]
+        name = f"node {len(self.nodes)}" if self.node.outputs[0] == INPUT else self.node.outputs[0]
         value = Value(name, axes, tuple(sides))
         height, width = (value.side(letter) if letter in axes else None for letter in "HW")
         flat = "H" not in axes
@@ -264,7 +308,7 @@ class _Reader:
         self.nodes.append(
             Node(op, name, tuple(v.name for v in inputs), shape, name if arrays else "", arrays, attributes)
         )
-        self.values[name] = value
+        self.values[self.node.outputs[0]] = value
         return value
 
     def on_map(self, value: Value) -> None:
@@ -274,7 +318,9 @@ class _Reader:
 
     def window(self, value: Value, kernel: int, stride: int, rate: int = 1) -> tuple[Padding, bool]:
         """The padding of a window, (top, left, bottom, right), and whether a last one may be cut off."""
-        auto = self.option("auto_pad", "NOTSET")
+        auto, ceil = self.option("auto_pad", "NOTSET"), bool(self.option("ceil_mode", 0))
+        if auto not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER") or (ceil and auto.startswith("SAME")):
+            raise self.refused(f"its auto_pad is {auto[:40]}{', and its last window may be cut off' if ceil else ''}")
         reach = rate * (kernel - 1) + 1
         if auto in ("SAME_UPPER", "SAME_LOWER"):
             rims = []
@@ -291,7 +337,9 @@ class _Reader:
         if pads is not None and (len(pads) != 4 or min(pads) < 0):
             raise self.refused(f"its pads are {pads}")
         top, left, bottom, right = pads or _NOTHING
-        return (top, left, bottom, right), bool(self.option("ceil_mode", 0))
+        if ceil and kernel < stride:
+            raise self.refused("its last window may lie beside the map")
+        return (top, left, bottom, right), ceil
 
     def square(self, name: str, default: int) -> int:
         """An attribute of two equal numbers, for height and width."""
@@ -315,6 +363,8 @@ class _Reader:
         if biases is not None and biases.shape != (depth,):
             raise self.refused(f"it has {biases.size} biases for {depth} channels")
         stride, rate = self.square("strides", 1), self.square("dilations", 1)
+        if self.square("kernel_shape", kernel) != kernel:
+            raise self.refused(f"its kernels have {kernel} pixels, and it says others")
         padding, _ = self.window(value, kernel, stride, rate)
         sides = self.windows(value, kernel, stride, padding, rate=rate)
         parts = {"weights": weights.transpose(2, 3, 1, 0)} | ({} if biases is None else {"biases": biases})
@@ -370,8 +420,8 @@ class _Reader:
         groups = value.side("G")
         epsilon = self.option("epsilon", 1e-5)
         self.normal_groups(value.map, int(groups), self.numbers(1), self.numbers(2), epsilon)
-        name = self.node.outputs[0]
-        self.values[name] = replace(value, name=name, map=self.values[name])
+        made = self.values[self.node.outputs[0]]
+        self.alias(replace(value, name=made.name, map=made))
 
     def normal_groups(self, value: Value, groups: int, gamma: Array | None, beta: Array | None, epsilon: float) -> None:
         depth = value.channels
@@ -404,12 +454,17 @@ class _Reader:
         self.relu(value)
 
     def sum(self, value: Value) -> None:
+        if len(self.node.inputs) != 2:
+            raise self.refused(f"it adds {len(self.node.inputs)} tensors, and a residual unit two")
         others = [self.values[name] for name in self.node.inputs if name in self.values]
         if len(others) == 1:
             self.affine(value)
             return
-        a, b = others[0], others[-1]
-        if a.axes != b.axes or a.channels != b.channels:
+        a, b = others
+        # Sizes that are free are written as they came about: of two ways, differently.
+        if a.axes != b.axes or any(
+            x != y for x, y in zip(a.sides, b.sides, strict=True) if {type(x), type(y)} != {str}
+        ):
             raise self.refused("it adds tensors of different shapes")
         self.add("add", [a, b], a.axes, a.sides)
 
@@ -427,13 +482,13 @@ class _Reader:
             raise self.refused(f"its constant has {constant.size} values for {value.channels} channels")
         values = np.broadcast_to(constant.astype(np.float64).ravel(), (value.channels,))
         one, none = np.ones(value.channels), np.zeros(value.channels)
-        with np.errstate(all="ignore"):  # what is not finite is refused with the weights
-            scale, shift = {
-                "Add": (one, values),
-                "Sub": (one, -values) if first else (-one, values),
-                "Mul": (values, none),
-                "Div": (1 / values, none),
-            }[self.node.op]
+        scale, shift = {
+            "Add": (one, values),
+            "Sum": (one, values),
+            "Sub": (one, -values) if first else (-one, values),
+            "Mul": (values, none),
+            "Div": (1 / values, none),
+        }[self.node.op]
         if self.node.op == "Div" and not first:
             raise self.refused("it divides by what depends on the images")
         parts = {"gamma": scale, "beta": shift, "moving_mean": none, "moving_variance": one}
@@ -443,10 +498,12 @@ class _Reader:
         pads = self.ints(1, "pads")
         fill = self.node.attributes.get("value", 0.0) if "pads" in self.node.attributes else self.given(2)
         axes = self.ints(3)
-        if self.option("mode", "constant") != "constant" or axes is not None or pads is None or len(pads) != 8:
+        if self.option("mode", "constant") != "constant" or axes is not None or len(value.axes) != 4 or not pads:
             raise self.refused("it pads in a way that no ResNet does")
         if fill is not None and np.any(np.asarray(fill) != 0):
             raise self.refused("it pads with what is not zero")
+        if len(pads) != 8:
+            raise self.refused(f"it has {len(pads)} pads for four axes")
         before, after = dict(zip(value.axes, pads[:4], strict=True)), dict(zip(value.axes, pads[4:], strict=True))
         if before["N"] or before["C"] or after["N"] or after["C"] or min(pads) < 0 or max(pads) >= 1 << 15:
             raise self.refused(f"its pads are {pads}")
@@ -465,20 +522,24 @@ class _Reader:
     def max_pool(self, value: Value) -> None:
         self.on_map(value)
         kernel, stride = self.square("kernel_shape", 0), self.square("strides", 1)
-        if self.square("dilations", 1) != 1 or self.option("storage_order", 0) or len(self.node.outputs) > 1:
-            raise self.refused("its windows have holes, or it says where maxima were")
+        if self.square("dilations", 1) != 1:
+            raise self.refused("its windows have holes")
         channels = value.side("N"), value.side("C")
-        if self.option("auto_pad", "NOTSET") == "SAME_UPPER":
-            sides = [
+        if self.option("auto_pad", "NOTSET") == "SAME_UPPER" and kernel > 1:
+            if self.option("ceil_mode", 0):
+                raise self.refused("it pads, and lets the last window be cut off")
+            sides: list[Side] = [
                 -(-s // stride) if isinstance(s, int) else f"{s}/{stride}" for s in (value.side("H"), value.side("W"))
             ]
             self.add("max_pool", [value], "NCHW", (*channels, *sides), kernel=kernel, stride=stride, padding="same")
             return
-        padding, ceil = self.window(value, kernel, stride)
+        padding, ceil = (_NOTHING, False) if kernel == 1 else self.window(value, kernel, stride)
+        if kernel == 1 and "pads" in self.node.attributes and any(self.ints(99, "pads") or ()):
+            raise self.refused("it pads, and its windows have one pixel")
         if ceil and padding != _NOTHING:
             raise self.refused("it pads, and lets the last window be cut off")
         sides = list(self.windows(value, kernel, stride, padding, ceil=ceil))
-        if kernel == 1 and padding == _NOTHING:
+        if kernel == 1:
             self.add("subsample", [value], "NCHW", (*channels, *sides), stride=stride)
             return
         told = "ceil" if ceil else padding
@@ -486,14 +547,14 @@ class _Reader:
 
     def avg_pool(self, value: Value) -> None:
         self.on_map(value)
+        height, width = value.side("H"), value.side("W")
+        if self.ints(99, "kernel_shape") == (height, width) and not any(self.ints(99, "pads") or ()):
+            self.mean(value)  # whatever its stride is
+            return
         kernel, stride = self.square("kernel_shape", 0), self.square("strides", 1)
         padding, ceil = self.window(value, kernel, stride)
-        height, width = value.side("H"), value.side("W")
         if padding != _NOTHING or self.square("dilations", 1) != 1:
             raise self.refused("it takes means of padding")
-        if (height, width) == (kernel, kernel):
-            self.mean(value)
-            return
         whole = all(isinstance(side, int) and side % stride == 0 for side in (height, width))
         if kernel != stride or not (ceil or whole) or (ceil and self.option("count_include_pad", 0) and not whole):
             raise self.refused("its windows overlap, or leave out pixels at the rims")
@@ -512,23 +573,28 @@ class _Reader:
         sides = [1 if letter in "HW" else side for letter, side in zip(value.axes, value.sides, strict=True)]
         pooled = self.add("mean", [value], value.axes, sides)
         if not self.option("keepdims", 1):
-            self.values[self.node.outputs[0]] = Value(pooled.name, "NC", (value.side("N"), value.side("C")))
+            self.alias(self.flat(pooled))
 
     def flatten(self, value: Value) -> None:
         """Any reshape of one pixel to a row: the values are the channels, in their order."""
-        if value.axes == "NC" and self.node.op != "Reshape":
-            self.alias(value)
-            return
+        axis = self.option("axis", 1) if self.node.op == "Flatten" else 1
+        if axis not in (1, 1 - len(value.axes)):
+            raise self.refused(f"it flattens from axis {axis} on, and images are kept apart by the first")
         if not value.pooled and value.axes != "NC":
             raise self.refused("it flattens a map that is not pooled")
-        self.alias(Value(value.name, "NC", (value.side("N"), value.side("C"))))
+        self.alias(self.flat(value))
+
+    def flat(self, value: Value) -> Value:
+        """What is pooled without its pixel."""
+        return Value(value.name, "NC", (value.side("N"), value.side("C")))
 
     def squeeze(self, value: Value) -> None:
         axes = self.ints(1, "axes")
         letters = {value.axes[axis] for axis in axes or () if -len(value.axes) <= axis < len(value.axes)}
-        if not value.pooled or letters != {"H", "W"}:
+        if not value.pooled or not letters or letters - {"H", "W"}:
             raise self.refused("it squeezes other axes than those of a map that is pooled")
-        self.flatten(value)
+        left = [(letter, side) for letter, side in zip(value.axes, value.sides, strict=True) if letter not in letters]
+        self.alias(Value(value.name, "".join(letter for letter, _ in left), tuple(side for _, side in left)))
 
     def reshape(self, value: Value) -> None:
         """A row of channels, groups of channels, or back from these to a map."""
@@ -536,7 +602,8 @@ class _Reader:
         if shape is None or shape.ndim != 1:
             raise self.refused("its shape is missing")
         target = list(shape.tolist())
-        if value.axes == "NG-" and value.map is not None:
+        same_images = bool(target) and target[0] in (0, -1, value.side("N"))
+        if value.map is not None:
             back = value.map
             wanted = [value.sides[i] if side == 0 and i < 3 else side for i, side in enumerate(target)]
             free = [i for i, side in enumerate(wanted) if side == -1]
@@ -548,12 +615,18 @@ class _Reader:
                 raise self.refused(f"it reshapes groups of channels to {target}, and they were {list(back.sides)}")
             self.alias(back)
         elif len(target) == 3 and value.axes == "NCHW" and isinstance(target[1], int) and target[1] > 1:
-            if target[0] not in (0, value.side("N")) or value.channels % target[1]:
+            if not same_images or value.channels % target[1]:
                 raise self.refused(f"it reshapes a map to {target}")
-            self.alias(Value(value.name, "NG-", (value.side("N"), target[1], -1), value))
-        elif len(target) == 2 and target[1] in (-1, value.channels):
+            self.alias(Value(value.name, "NG-", (value.side("N"), target[1], "the rest"), value))
+        elif len(target) == 2 and same_images and target[1] in (-1, value.channels):
             self.flatten(value)
-        elif len(target) == 4 and value.axes == "NC" and target[1] in (-1, value.channels) and target[2:] == [1, 1]:
+        elif (
+            len(target) == 4
+            and same_images
+            and (value.axes == "NC" or value.pooled)
+            and target[1] in (-1, value.channels)
+            and target[2:] == [1, 1]
+        ):
             self.alias(Value(value.name, "NCHW", (value.side("N"), value.side("C"), 1, 1)))
         else:
             raise self.refused(f"it reshapes a tensor with the axes {value.axes} to {target}")
@@ -574,15 +647,16 @@ class _Reader:
         depth = weights.shape[1]
         parts = {"weights": weights}
         if biases is not None:
-            if biases.size not in (1, depth):
-                raise self.refused(f"it has {biases.size} biases for {depth} classes")
+            if biases.shape not in ((), (1,), (1, 1), (depth,), (1, depth)):
+                raise self.refused(f"its biases have the shape {biases.shape} for {depth} classes")
             parts["biases"] = np.broadcast_to(biases.ravel(), (depth,))
         self.add("dense", [value], "NC", (value.side("N"), depth), parts)
 
     def softmax(self, value: Value) -> None:
         axis = self.option("axis", -1 if self.onnx.opset >= 13 else 1)
-        flat = value.axes == "NC" or value.pooled  # one pixel: older versions flatten what comes after the axis
-        if not flat or not -len(value.axes) <= axis < len(value.axes) or value.axes[axis] != "C":
+        # Older versions flatten what comes after the axis.
+        whole = self.onnx.opset >= 13 or value.axes == "NC" or value.pooled or axis in (-1, len(value.axes) - 1)
+        if not whole or not -len(value.axes) <= axis < len(value.axes) or value.axes[axis] != "C":
             raise self.refused("its probabilities are not over the classes")
         self.add("softmax", [value], value.axes, value.sides)
 
@@ -592,10 +666,12 @@ class _Reader:
             raise self.refused(f"its perm is {perm}")
         order = [int(place) for place in perm]
         axes = "".join(value.axes[place] for place in order)
+        if axes[0] != "N":
+            raise self.refused("it moves the axis of the images")
         self.alias(Value(value.name, axes, tuple(value.sides[place] for place in order)))
 
     def cast(self, value: Value) -> None:
-        if self.node.attributes.get("to", 1) not in (1, 10, 11, 16):
+        if self.option("to", 1) not in (1, 10, 11, 16):
             raise self.refused("it casts to what is no floating point")
         self.alias(value)
 
@@ -610,6 +686,54 @@ class _Reader:
         begin, end = self.option("start", 0), self.option("end", len(value.sides))
         self.constants[self.node.outputs[0]] = np.array(value.sides[begin:end], object)
 
+
+_ON_GROUPS = ("InstanceNormalization", "Reshape", "Identity", "Cast", "Dropout")
+_WINDOW = "auto_pad ceil_mode dilations kernel_shape pads strides"
+
+# Every operator that is read, here or in onnx_constants.py: its most inputs, and the attributes that are looked at or
+# make no difference. What a later version adds is neither, and refused.
+_OPERATORS: Mapping[str, tuple[int, str]] = {
+    "Add": (2, ""),
+    "AveragePool": (1, f"{_WINDOW} count_include_pad"),
+    "BatchNormalization": (5, "epsilon momentum spatial training_mode"),
+    "Cast": (1, "to saturate round_mode"),
+    "CastLike": (2, "saturate round_mode"),
+    "Clip": (3, "min max"),
+    "Concat": (64, "axis"),
+    "Constant": (0, "value value_float value_floats value_int value_ints"),
+    "ConstantOfShape": (1, "value"),
+    "Conv": (3, "auto_pad dilations group kernel_shape pads strides"),
+    "Div": (2, ""),
+    "Dropout": (3, "ratio seed"),
+    "Expand": (2, ""),
+    "Flatten": (1, "axis"),
+    "Gather": (2, "axis"),
+    "Gemm": (3, "alpha beta transA transB"),
+    "GlobalAveragePool": (1, ""),
+    "GroupNormalization": (3, "epsilon num_groups stash_type"),
+    "Identity": (1, ""),
+    "InstanceNormalization": (3, "epsilon"),
+    "MatMul": (2, ""),
+    "MaxPool": (1, f"{_WINDOW} storage_order"),
+    "Mul": (2, ""),
+    "Neg": (1, ""),
+    "Pad": (4, "mode pads value"),
+    "Pow": (2, ""),
+    "Range": (3, ""),
+    "Reciprocal": (1, ""),
+    "ReduceMean": (2, "axes keepdims noop_with_empty_axes"),
+    "Relu": (1, ""),
+    "Reshape": (2, "allowzero"),
+    "Shape": (1, "start end"),
+    "Slice": (5, "axes ends starts"),
+    "Softmax": (1, "axis"),
+    "Sqrt": (1, ""),
+    "Squeeze": (2, "axes"),
+    "Sub": (2, ""),
+    "Sum": (2, ""),
+    "Transpose": (1, "perm"),
+    "Unsqueeze": (2, "axes"),
+}
 
 _STEPS: Mapping[str, Callable[[_Reader, Value], None]] = {
     "Conv": _Reader.conv,
@@ -643,7 +767,7 @@ def _needed(graph: OnnxGraph) -> list[OnnxNode]:
     wanted = set(graph.outputs)
     kept = []
     for node in reversed(graph.nodes):
-        if wanted.intersection(node.outputs):
+        if wanted.intersection(filter(None, node.outputs)):
             kept.append(node)
             wanted.update(node.inputs)
     return kept[::-1]

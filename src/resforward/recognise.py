@@ -10,16 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import CheckpointError, NetworkError
-from .families import FAMILIES, Family, Norm, Stem
+from .families import FAMILIES, Family, Norm, Pool, Stem
 from .graph import Graph
-from .network import INPUT_NORM, Block, Network, Unit, UnitKind, basic, bottleneck
+from .network import INPUT_NORM, Block, Conv, Network, Unit, UnitKind, basic, bottleneck
 from .preprocess import PRESETS, Preprocess
 from .published import block_strides, published_layers
 from .resnet import resnet, with_output_stride
@@ -64,13 +63,14 @@ def recognise(graph: Graph, source: str) -> Recognised:
         CheckpointError: a graph that is no ResNet, with the node at which it stops being one.
     """
     # A norm and a ReLU after a convolution that no pool follows may be its own, or the first unit's: both are tried.
-    try:
-        return _Fit(Walk(graph, source).all(), source).result()
-    except CheckpointError as error:
+    with np.errstate(all="ignore"):  # what is not finite is refused with the weights
         try:
-            return _Fit(Walk(graph, source, bare_stem=True).all(), source).result()
-        except CheckpointError:
-            raise error from None
+            return _Fit(Walk(graph, source).all(), source).result()
+        except CheckpointError as error:
+            try:
+                return _Fit(Walk(graph, source, bare_stem=True).all(), source).result()
+            except CheckpointError:
+                raise error from None
 
 
 class _Fit:
@@ -141,8 +141,10 @@ class _Fit:
         """The table: a family that is known if one fits, else one of its own."""
         found = self.found
         blocks = self.blocks()
-        row = self.row(blocks)
-        fitting = [family for family in FAMILIES if self.fits(family, row, blocks)]
+        pools: list[Pool | None] = [*found.pools] or [None]
+        rows = [self.row(blocks, pool) for pool in pools]
+        fits = [[family for family in FAMILIES if self.fits(family, row, blocks)] for row in rows]
+        row, fitting = next((each for each in zip(rows, fits, strict=True) if each[1]), (rows[0], []))
         exact = [family for family in fitting if self.is_exactly(family, row)]
         known = exact or fitting
         layers = published_layers(self.kind, [len(block.args) for block in blocks])
@@ -170,26 +172,34 @@ class _Fit:
             evidence.append("preprocessing: not known, the families that it may be of want different ones")
         if found.classifier:
             evidence.append(f"{found.classifier.depth} classes: what its last product makes")
+        if found.size:
+            evidence.append("images of {}x{} in the file, and of any size here".format(*found.size))
         if found.softmax:
             evidence.append("softmax at the end: `predictions` has it, logits come before")
         return network, evidence
 
     def blocks(self) -> list[Block]:
-        """Units of one width after another are a Block."""
+        """Units of one width after another are a Block; a stride begins one where it comes with a projection."""
 
         def width(unit: FoundUnit) -> tuple[int, int]:
             return unit.layers[-1].depth, unit.layers[0].depth
 
+        groups: list[list[FoundUnit]] = []
+        for before, unit in zip((None, *self.found.units), self.found.units, strict=False):
+            ended = before is None or width(before) != width(unit) or (before.stride > 1 and not before.projection)
+            if ended or (unit.stride > 1 and unit.projection):
+                groups.append([])
+            groups[-1].append(unit)
         return [
-            Block(f"block{place}", self.kind, [(*depths, unit.stride) for unit in units])
-            for place, (depths, units) in enumerate(groupby(self.found.units, width), start=1)
+            Block(f"block{place}", self.kind, [(*width(unit), unit.stride) for unit in units])
+            for place, units in enumerate(groups, start=1)
         ]
 
-    def row(self, blocks: Sequence[Block]) -> Family:
+    def row(self, blocks: Sequence[Block], pool: Pool | None) -> Family:
         """The values that units have in common."""
         found, units = self.found, self.found.units
         strided = [unit for unit in units if unit.stride > 1]
-        places = {[layer.node.attributes["stride"] > 1 for layer in unit.layers].index(True) + 1 for unit in strided}
+        places = {[layer.stride > 1 for layer in unit.layers].index(True) + 1 for unit in strided}
         if len(places) > 1 or places - {1, 2}:
             raise self.refused(strided[-1], "strides are at other convolutions than in other units")
         projecting, others = [u for u in units if u.projection], [u for u in units if not u.projection]
@@ -197,12 +207,12 @@ class _Fit:
         early = any(block.args[0][2] > 1 for block in blocks[1:])
         stem = Stem(
             kernel=found.stem[0].kernel if found.stem else 7,
-            stride=found.stem[0].node.attributes["stride"] if found.stem else 2,
+            stride=found.stem[0].stride if found.stem else 2,
             widths=tuple(layer.depth for layer in found.stem) or (64,),
             bias=self.stem_bias,
             norm=self.stem_norm,
             relu=bool(found.stem) and found.stem[-1].relu,
-            pool=found.pool,
+            pool=pool,
         )
         return Family(
             name="",
@@ -231,7 +241,7 @@ class _Fit:
 
     @property
     def dilated(self) -> bool:
-        return any(layer.node.attributes["dilation"] > 1 for unit in self.found.units for layer in unit.layers)
+        return any(layer.rate > 1 for unit in self.found.units for layer in unit.layers)
 
     def made(self, row: Family, blocks: Sequence[Block]) -> Network | None:
         """The network of a row and Blocks, if its units are those that were found."""
@@ -275,10 +285,14 @@ class _Fit:
             )
 
     def alike(self, unit: Unit, found: FoundUnit) -> bool:
-        rates = tuple(1 if layer.kernel == 1 else layer.node.attributes["dilation"] for layer in found.layers)
-        return (unit.depth_in, unit.stride, unit.rates, unit.pre, unit.shortcut, unit.post == "relu") == (
-            found.depth_in, found.stride, rates, found.pre, found.shortcut, found.relu,
-        )  # fmt: skip
+        """Whether a unit of a table computes what was found, whatever its weights are."""
+
+        def windows(layers: Iterable[Conv | Layer | None]) -> list[tuple[int, int, int]]:
+            return [(layer.kernel, layer.stride, layer.rate) for layer in layers if layer]
+
+        return (unit.depth_in, unit.stride, unit.pre, unit.shortcut, unit.post == "relu") == (
+            found.depth_in, found.stride, found.pre, found.shortcut, found.relu,
+        ) and windows(unit.convs) == windows(found.layers)  # fmt: skip
 
     def fits(self, family: Family, row: Family, blocks: Sequence[Block]) -> bool:
         """Whether a family's networks compute what was found, with norms or with these folded."""
@@ -347,6 +361,8 @@ class _Fit:
         kernel = kernel[np.newaxis, np.newaxis] if kernel.ndim == 2 else kernel
         biases = layer.node.weights.get("biases", np.zeros(kernel.shape[-1]))
         affine = layer.affine
+        if affine.group and not normed:
+            raise CheckpointError(f"{self.source} has group norms after some of its convolutions and not after others")
         if normed and affine.before is None:
             weights[f"{name}/weights"] = kernel
         else:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import CheckpointError
-from .families import GROUPS, Fill, Pool, Pre, Shortcut
+from .families import GROUPS, Fill, Pool, PoolPadding, Pre, Shortcut
 from .graph import INPUT, Graph, Node, Padding
 
 Array = npt.NDArray[Any]
@@ -51,6 +51,15 @@ class Layer:
         return int(self.node.weights["weights"].shape[-1])
 
     @property
+    def stride(self) -> int:
+        return int(self.node.attributes["stride"])
+
+    @property
+    def rate(self) -> int:
+        """1 where the kernel has no second pixel."""
+        return int(self.node.attributes["dilation"]) if self.kernel > 1 else 1
+
+    @property
     def normed(self) -> bool:
         return self.affine.batch is not None or self.affine.group is not None
 
@@ -76,9 +85,10 @@ class FoundNetwork:
 
     input_channels: int
     channels_last: bool
+    size: tuple[int, int] | None  # of the images, where the graph was made for one
     input_norm: Affine | None = None
     stem: list[Layer] = field(default_factory=list)
-    pool: Pool | None = None
+    pools: list[Pool] = field(default_factory=list)  # all that do the same on maps of this size; none: there is no pool
     units: list[FoundUnit] = field(default_factory=list)
     postnorm: Affine | None = None
     global_pool: bool = False
@@ -126,7 +136,9 @@ class Walk:
 
     def all(self) -> FoundNetwork:
         channels = self.graph.shape[-1] or 0
-        found = FoundNetwork(channels, self.graph.channels_last)
+        height, width, _ = self.graph.shape
+        size = None if height is None or width is None else (height, width)
+        found = FoundNetwork(channels, self.graph.channels_last, size)
         name = self.stem(found)
         depth = found.stem[-1].depth if found.stem else channels
         while unit := self.unit(name, depth):
@@ -155,13 +167,15 @@ class Walk:
                 found.input_norm, name = affine, after
         while (reader := self.only(name)) and (conv := self.convolution(reader)):
             layer = self.layer(conv, reader)
+            if layer.rate > 1 or (found.stem and (layer.stride > 1 or not found.stem[-1].relu)):
+                raise self.refused(conv, "a root block is dense, strides once, and has a ReLU between convolutions")
             if self.bare_stem and not self.convolution(self.only(layer.output)):
                 self.visited -= set(self.between(conv.name, layer.output))
                 layer = replace(layer, affine=Affine(), relu=False, output=conv.name)
             found.stem.append(layer)
             name = layer.output
         if reader and found.stem and (pool := self.pool(reader)):
-            node, found.pool = pool
+            node, found.pools = pool
             name = self.take(node)
         return name
 
@@ -177,30 +191,32 @@ class Walk:
             node = self.only(node.name)
         return node if node and node.op == "conv" else None
 
-    def pool(self, node: Node) -> tuple[Node, Pool] | None:
+    def pool(self, node: Node) -> tuple[Node, list[Pool]] | None:
         """A max-pool, perhaps behind zeros that count."""
         fill: Fill = "-inf"
         told: Any = node.attributes.get("padding")
         if node.op == "pad" and (pool := self.only(node.name)) and pool.op == "max_pool":
-            if pool.attributes["padding"] not in ((0, 0, 0, 0), "ceil"):
-                raise self.refused(pool, "it pads twice")
+            if pool.attributes["padding"] != (0, 0, 0, 0):
+                raise self.refused(pool, "it pads twice, or lets the last window be cut off")
             self.take(node)
             node, fill = pool, "zero"
         if node.op != "max_pool":
             return None
         kernel, stride = node.attributes["kernel"], node.attributes["stride"]
         if isinstance(told, str):
-            return node, Pool(kernel, stride, "same" if told == "same" else "ceil", fill)
+            return node, [Pool(kernel, stride, "same" if told == "same" else "ceil", fill)]
         source = self.nodes[self.same[node.inputs[0]]]
         if source.op == "pad":
             source = self.nodes[self.same[source.inputs[0]]]
         sides = source.shape[:2]
-        for padding in ("symmetric", "same", "ceil"):
-            pool_row = Pool(kernel, stride, padding, fill)
-            if padding == "symmetric" and set(told) == {kernel // 2}:
-                return node, pool_row
-            if all(side is not None for side in sides) and _rims(pool_row, [side or 0 for side in sides]) == told:
-                return node, pool_row
+        paddings: tuple[PoolPadding, ...] = ("symmetric", "same", "ceil")
+        rows = [Pool(kernel, stride, padding, fill) for padding in paddings]
+        fixed = [side for side in sides if side is not None]
+        agreeing = [row for row in rows if len(fixed) == 2 and _rims(row, fixed) == told]
+        if set(told) == {kernel // 2}:  # of any size
+            agreeing = list(dict.fromkeys([rows[0], *agreeing]))
+        if agreeing:
+            return node, agreeing
         raise self.refused(node, f"its padding is {told}, and no family pads like that at every size of the images")
 
     def norms(self, name: str, taken: bool = True) -> tuple[str, Affine]:
@@ -272,14 +288,16 @@ class Walk:
             return None
         paths = sorted((self.path(start) for start in starts), key=lambda path: len(path.layers))
         shortcut, residual = paths
-        if len(shortcut.layers) > 1 or len(residual.layers) < 2 or shortcut.sum is not residual.sum:
+        if len(shortcut.layers) > 1 or len(residual.layers) < 2 or shortcut.sum is not residual.sum or residual.before:
             raise self.refused(residual.sum, "the two ways that end here are no shortcut and no residual path")
+        if shortcut.kind == "avg_projection" and (not shortcut.layers or shortcut.layers[0].stride > 1):
+            raise self.refused(residual.sum, "its shortcut takes means and projects nothing, or strides once more")
         if pre == "residual" and starts.index(residual.start) == 0:
             raise self.refused(residual.sum, "its shortcut is behind the norm, and its residual path is not")
         if pre == "both" and not shortcut.layers:
             raise self.refused(residual.sum, "its shortcut is behind a norm, and no projection")
         self.take(residual.sum)
-        strides = [layer.node.attributes["stride"] for layer in residual.layers]
+        strides = [layer.stride for layer in residual.layers]
         stride = math.prod(strides)
         if stride != max(strides):
             raise self.refused(residual.sum, f"several of its convolutions have strides: {strides}")
@@ -305,27 +323,25 @@ class Walk:
 
     def path(self, start: Node) -> _Path:
         """One of a unit's two ways, up to the sum."""
-        node, layers, stride = start, [], 1
+        node, layers, stride, before = start, [], 1, 0
         kind: Shortcut = "projection"
         while node.op != "add":
             if conv := self.convolution(node):
                 layer = self.layer(conv, node)
                 layers.append(layer)
-                stride *= conv.attributes["stride"]
+                stride *= layer.stride
                 name = layer.output
-            elif node.op == "subsample" and not layers:
-                stride *= node.attributes["stride"]
-                name = self.take(node)
-            elif node.op == "avg_pool" and not layers:
-                stride *= node.attributes["stride"]
-                name, kind = self.take(node), "avg_projection"
+            elif node.op in ("subsample", "avg_pool") and not layers and not before:
+                before = node.attributes["stride"]
+                stride *= before
+                name, kind = self.take(node), "avg_projection" if node.op == "avg_pool" else kind
             else:
                 raise self.refused(node, "no residual unit has it here")
             following = self.only(name)
             if following is None:
                 raise self.refused(self.nodes[name], f"{len(self.read_by(name))} nodes read it, inside of a unit")
             node = following
-        return _Path(start, layers, stride, kind, node)
+        return _Path(start, before, layers, stride, kind, node)
 
     def head(self, found: FoundNetwork, name: str) -> None:
         """From the last unit to the end."""
@@ -340,7 +356,10 @@ class Walk:
             found.global_pool = True
             node = self.only(self.take(node))
         if node and node.op in ("dense", "conv"):
-            if node.op == "conv" and node.weights["weights"].shape[0] != 1:
+            if node.op == "conv" and not (
+                node.weights["weights"].shape[0] == node.attributes["stride"] == 1
+                and node.attributes["padding"] == (0, 0, 0, 0)
+            ):
                 raise self.refused(node, "it is the last convolution, and a classifier's is 1x1")
             name, affine = self.norms(self.take(node))
             found.classifier = Layer(node, (0, 0, 0, 0), affine, False, name)
@@ -357,6 +376,7 @@ class Walk:
 @dataclass
 class _Path:
     start: Node
+    before: int  # stride of what comes before its first convolution, if anything
     layers: list[Layer]
     stride: int
     kind: Shortcut
@@ -377,9 +397,8 @@ def scale_shift(node: Node) -> tuple[Array, Array]:
     gamma, beta, mean, variance = (
         node.weights[part].astype(np.float64) for part in ("gamma", "beta", "moving_mean", "moving_variance")
     )
-    with np.errstate(all="ignore"):  # a variance that cannot be is refused with the weights
-        scale = gamma / np.sqrt(variance + node.attributes["epsilon"])
-        return scale, beta - mean * scale
+    scale = gamma / np.sqrt(variance + node.attributes["epsilon"])
+    return scale, beta - mean * scale
 
 
 def product(nodes: Iterable[Node]) -> tuple[Array, Array] | None:

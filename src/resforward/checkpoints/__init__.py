@@ -151,9 +151,6 @@ def read_checkpoint(path: str | os.PathLike[str], *, external_data: bool = False
     raise _unknown(file)
 
 
-_KINDS = "a TensorFlow, PyTorch, Keras, ONNX, .safetensors or .npz file"
-
-
 def _unknown(file: File) -> CheckpointError:
     if not len(file.data):
         return CheckpointError(f"`{file.name}` is empty", help="copy or download it again")
@@ -169,7 +166,7 @@ def _unknown(file: File) -> CheckpointError:
         return CheckpointError(
             f"`{file.name}` is a table, but of no TensorFlow checkpoint",
             found=["its first record is neither a list of tensors (V1) nor a header (V2)"],
-            help=f"pass {_KINDS}",
+            help=f"pass {foreign.READ}",
         )
     first, last = bytes(file.data[:8]).hex(" "), bytes(file.data[-8:]).hex(" ")
     return CheckpointError(
@@ -178,5 +175,5 @@ def _unknown(file: File) -> CheckpointError:
             f"{len(file.data)} bytes; the first are {first}, the last {last}",
             f"a TensorFlow checkpoint ends in {tf_table.MAGIC.hex(' ')}: without it, it is cut short",
         ],
-        help=f"copy or download it again, or pass {_KINDS}",
+        help=f"copy or download it again, or pass {foreign.READ}",
     )

@@ -76,7 +76,7 @@ class File:
 class Folder(Protocol):
     """Where the files of a checkpoint lie side by side: a folder on disk, or an unpacked archive."""
 
-    named_files: bool  # whether a file in it may name another that is read with it
+    named_files: bool  # whether a file in it may name another that is read with it: of an archive, one of its own
 
     @property
     def name(self) -> str:
@@ -93,6 +93,9 @@ class Folder(Protocol):
 
     def open(self, name: str) -> File:
         """Open a file, or raise CheckpointError."""
+
+    def leads_out(self, name: str, beside: str) -> bool:
+        """Tell whether a file is a link to somewhere else than where another one lies."""
 
 
 class DiskFolder:
@@ -159,6 +162,15 @@ class DiskFolder:
             self._allowed.add(name)
         return File(str(path), data, self._budget)
 
+    def leads_out(self, name: str, beside: str) -> bool:
+        """Tell whether a file is a link to somewhere else than where another one lies.
+
+        Caches of downloads link both to one place: where the other's own link leads to will do.
+        """
+        real = Path(os.path.realpath(self._path / name))
+        homes = (os.path.realpath(self._path), os.path.dirname(os.path.realpath(self._path / beside)))
+        return not any(real.is_relative_to(home) for home in homes)
+
     def _missing(self, path: Path) -> CheckpointError:
         folder = path.parent
         if not folder.is_dir():
@@ -173,7 +185,7 @@ class DiskFolder:
 class MemoryFolder:
     """The files of an unpacked archive, held in memory."""
 
-    named_files = False
+    named_files = True
 
     def __init__(self, name: str, members: dict[str, memoryview], budget: Budget) -> None:
         self._name = name
@@ -205,6 +217,10 @@ class MemoryFolder:
             found = [f"the archive holds {_some(self.names())}"]
             raise CheckpointError(f"no `{name}` in `{self._name}`", found=found)
         return File(f"{self._name}: {member}", self._members[member], self._budget)
+
+    def leads_out(self, name: str, beside: str) -> bool:
+        """Tell whether a file is a link out of here: an archive of links was refused."""
+        return False
 
 
 def _map(path: Path) -> memoryview:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+READ = "a TensorFlow, PyTorch, Keras, ONNX, .safetensors or .npz file"  # what is a checkpoint of ours
+
 
 class Kind(NamedTuple):
     """What a file is, and what helps."""
@@ -13,7 +15,7 @@ class Kind(NamedTuple):
 
 
 _DOWNLOAD = "download the file itself; a browser shows which page this is"
-_CONVERT = "pass a TensorFlow, PyTorch, Keras, .safetensors or .npz file"
+_CONVERT = f"pass {READ}"
 _UNPACK = "unpack it and pass the folder"
 
 _MAGIC: list[tuple[int, bytes, Kind]] = [

@@ -10,6 +10,7 @@ from resforward.checkpoints import (
     keras_h5,
     keras_zip,
     npz,
+    onnx,
     tf_bundle,
     tf_table,
     torch_stream,
@@ -22,7 +23,7 @@ from resforward.errors import CheckpointError
 STATE_FILE = "checkpoint"  # what tf.train.Saver keeps beside its files: the name of the latest
 _MAX_STATE = 1 << 20
 _SHARD = re.compile(r"-(?:\d{5}|\?{5})-of-(?:\d{5}|\?{5})\Z")
-_TOLD_BY_HEAD = (keras_h5, keras_zip, torch_zip, torch_stream, torch_tar)
+_TOLD_BY_HEAD = (keras_h5, keras_zip, torch_zip, torch_stream, torch_tar, onnx)
 _SAVED_MODEL = "variables/variables.index"
 _PATH_FIELD = re.compile(rb'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\\n]|\\.)*)"', re.MULTILINE)
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)")
@@ -121,7 +122,7 @@ def only(folder: Folder) -> str:
     raise CheckpointError(
         f"no checkpoint in `{folder.name}`",
         found=[f"`{name}` is {kind.what if kind else 'of no known kind'}" for name, kind in kinds] or ["it is empty"],
-        help="pass a TensorFlow, PyTorch, Keras, .safetensors or .npz file",
+        help=f"pass {foreign.READ}",
     )
 
 

@@ -8,7 +8,6 @@ mapped file, and nothing is allocated that the file does not hold. (onnx/onnx: o
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,14 +18,16 @@ import numpy as np
 
 from resforward.checkpoints import protobuf
 from resforward.checkpoints.arrays import BFLOAT16, Array, Contents, byte_size, frozen, name_of, view
-from resforward.checkpoints.files import File, Folder
+from resforward.checkpoints.files import Budget, File, Folder
 from resforward.errors import CheckpointError
 
 NAME = "ONNX"
 _MAX_NODES = 1 << 14  # an unoptimised export of a ResNet-152 has 10,000
 _MAX_TENSORS = 1 << 14
+_SHOWN = 80  # characters of a name in a message
 _MAX_NAMES = 64  # inputs or outputs of one node
 _MAX_RANK_INPUT = 8
+_MAX_INTS = 1 << 12  # dimensions of a tensor, or an attribute's numbers
 
 Attribute = int | float | str | tuple[int, ...] | tuple[float, ...] | Array
 Side = int | str | None  # of a tensor that is not there yet: pixels, the name of what is free, or nothing said
@@ -58,10 +59,14 @@ _NOT_NUMBERS = {
     22: "int4",
     23: "float4e2m1",
     24: "float8e8m0",
+    25: "uint2",
+    26: "int2",
+    27: "float6e2m3",
+    28: "float6e3m2",
 }
 
 # Fields that are read, by number: what they are called here, and their kind. Others are skipped.
-_Kind = Literal["int", "ints", "float", "floats", "doubles", "text", "bytes"]
+_Kind = Literal["int", "ints", "values", "float", "floats", "doubles", "text", "bytes"]
 _Schema = Mapping[int, tuple[str, _Kind]]
 _MODEL: _Schema = {
     1: ("ir_version", "int"),
@@ -107,12 +112,12 @@ _TENSOR: _Schema = {
     2: ("type", "int"),
     3: ("segment", "bytes"),
     4: ("floats", "floats"),
-    5: ("int32s", "ints"),
-    7: ("int64s", "ints"),
+    5: ("int32s", "values"),
+    7: ("int64s", "values"),
     8: ("name", "text"),
     9: ("raw", "bytes"),
     10: ("doubles", "doubles"),
-    11: ("uint64s", "ints"),
+    11: ("uint64s", "values"),
     13: ("external", "bytes"),
     14: ("location", "int"),
 }
@@ -164,23 +169,43 @@ class OnnxGraph:
     opset: int
 
 
+_GRAPH_TAG = 7 << 3 | protobuf.BYTES
+_VERSION_TAG = 1 << 3 | protobuf.VARINT
+_BEFORE = dict.fromkeys((2, 3, 4, 6, 8, 14, 20, 25), protobuf.BYTES) | {1: protobuf.VARINT, 5: protobuf.VARINT}
+_LONG_TEXTS = (6, 8, 14, 20, 25)  # which may be longer than the head of a file
+
+
 def recognises(file: File) -> bool:
-    """Tell whether a file begins as a ModelProto does: fields that it has, up to its graph."""
-    known = {1: protobuf.VARINT, 5: protobuf.VARINT, 20: protobuf.BYTES, 25: protobuf.BYTES, 14: protobuf.BYTES}
-    known |= dict.fromkeys((2, 3, 4, 6, 8), protobuf.BYTES)
-    head, at = file.data[: 1 << 20], 0
+    """Tell whether a file begins as a ModelProto does: its version, other fields that it has, its graph."""
+    return _first_fields(file.data[: 1 << 20]) == _GRAPH_TAG
+
+
+def begins(head: bytes) -> bool:
+    """Tell by its first bytes whether a file may be ONNX.
+
+    >>> begins(bytes([0x08, 8, 0x12, 2, 0x70, 0x74, 0x3A, 0xFF, 0x01]))  # of version 8, by `pt`, with a graph
+    True
+    """
+    tag = _first_fields(memoryview(head))
+    return tag == _GRAPH_TAG or tag >> 3 in _LONG_TEXTS
+
+
+def _first_fields(head: memoryview) -> int:
+    """The tag of the graph, or of the field in which the head ends; 0 where it is no ModelProto's."""
+    file, at, seen = File("", head, Budget()), 0, [0]
     try:
-        for _ in range(64):
+        while at < len(head) and len(seen) < 64:
             tag, at = protobuf.varint(head, at, file, "")
-            if tag == 7 << 3 | protobuf.BYTES:
-                return True
-            if known.get(tag >> 3) != tag & 7:
-                return False
+            seen.append(tag)
+            if tag == _GRAPH_TAG and _VERSION_TAG in seen:
+                return tag
+            if _BEFORE.get(tag >> 3) != tag & 7:
+                return 0
             length, at = protobuf.varint(head, at, file, "")
             at += length if tag & 7 == protobuf.BYTES else 0
-    except CheckpointError:  # too long, or cut short, before any graph
-        return False
-    return False
+    except CheckpointError:  # no number, or one that is cut off
+        return 0
+    return seen[-1] if at > len(head) and _VERSION_TAG in seen else 0
 
 
 def read(folder: Folder, name: str) -> Contents:
@@ -194,6 +219,7 @@ def read(folder: Folder, name: str) -> Contents:
             its constants lie in other files and were not asked for, or lie outside of its folder.
     """
     file = folder.open(name)
+    beside = _Beside(folder, name)
     model = _read(file.data, _MODEL, file, "the model")
     if model["functions"]:
         raise CheckpointError(f"`{file.name}` has functions of its own, which are not read", help=_INLINE)
@@ -205,16 +231,16 @@ def read(folder: Folder, name: str) -> Contents:
             raise file.damaged(f"its graph has {len(graph[what])} {what}", f"at most {most} are read")
     contents = Contents({}, {}, _metadata(model["metadata"], file))
     for message in graph["tensors"]:
-        tensor, array = _tensor(message, folder, file)
+        tensor, array = _tensor(message, beside, file)
         if tensor in contents.tensors or tensor in contents.skipped:
-            raise file.damaged(f"tensor `{tensor}` is there twice")
+            raise file.damaged(f"tensor `{tensor[:_SHOWN]}` is there twice")
         if isinstance(array, str):
             contents.skipped[tensor] = array
         else:
             contents.tensors[tensor] = array
     inputs = dict(_value(message, file) for message in graph["inputs"])
     known = OnnxGraph(
-        tuple(_node(message, folder, file) for message in graph["nodes"]),
+        tuple(_node(message, beside, file) for message in graph["nodes"]),
         {value: shape for value, shape in inputs.items() if value not in contents.tensors},
         tuple(_value(message, file)[0] for message in graph["outputs"]),
         _opset(model["opset"], file),
@@ -232,12 +258,18 @@ def _read(message: memoryview, schema: _Schema, file: File, where: str) -> dict[
         if number not in schema:
             continue
         name, kind = schema[number]
-        if kind == "ints":
-            if wire == protobuf.VARINT:
-                found[name].append(protobuf.signed(value))
-            else:
+        if kind in ("ints", "values"):
+            if wire != protobuf.VARINT:
                 protobuf.expect(wire, protobuf.BYTES, number, file, where)
-                found[name].extend(protobuf.packed_varints(data, file, where).tolist())
+                values = protobuf.packed_varints(data, file, where)
+            else:
+                values = np.array([protobuf.signed(value)], np.int64)
+            if kind == "values":
+                found[name].append(values)
+            elif values.size > _MAX_INTS:
+                raise file.damaged(f"{where} has {values.size} sizes or numbers", f"at most {_MAX_INTS} are read")
+            else:
+                found[name].extend(values.tolist())
         elif kind in ("floats", "doubles"):
             single = protobuf.FIXED32 if kind == "floats" else protobuf.FIXED64
             if wire != single:
@@ -292,25 +324,28 @@ def _value(message: memoryview, file: File) -> tuple[str, tuple[Side, ...] | Non
         return name, None
     dims = _read(_one(tensor["shape"], file, where), _SHAPE, file, where)["dims"]
     if len(dims) > _MAX_RANK_INPUT:
-        raise file.damaged(f"`{name}` has {len(dims)} dimensions", f"at most {_MAX_RANK_INPUT} are read")
+        raise file.damaged(f"`{name[:_SHOWN]}` has {len(dims)} dimensions", f"at most {_MAX_RANK_INPUT} are read")
     sides = [_read(dim, _DIM, file, where) for dim in dims]
     return name, tuple(_one(side["value"] or side["free"] or [""], file, where) or None for side in sides)
 
 
-def _node(message: memoryview, folder: Folder, file: File) -> OnnxNode:
+def _node(message: memoryview, beside: _Beside, file: File) -> OnnxNode:
     node = _read(message, _NODE, file, "a node")
     op, name = _one(node["op"], file, "a node's operator"), _one(node["name"], file, "a node's name", "")
     if max(len(node["inputs"]), len(node["outputs"]), len(node["attributes"])) > _MAX_NAMES:
-        raise file.damaged(f"node `{name}` has more than {_MAX_NAMES} inputs, outputs or attributes")
+        raise file.damaged(f"node `{name[:_SHOWN]}` has more than {_MAX_NAMES} inputs, outputs or attributes")
     outputs = tuple(map(sys.intern, node["outputs"]))
     name = name or next(iter(outputs), "")
-    attributes = dict(_attribute(attribute, f"node `{name}` ({op})", folder, file) for attribute in node["attributes"])
+    where = f"node `{name[:_SHOWN]}` ({op[:_SHOWN]})"
+    attributes = dict(_attribute(attribute, where, beside, file) for attribute in node["attributes"])
+    if len(attributes) < len(node["attributes"]):
+        raise file.damaged(f"{where} has an attribute twice")
     domain = _one(node["domain"], file, "a node's domain", "")
     word = op if domain in ("", "ai.onnx") else f"{domain}:{op}"
     return OnnxNode(word, name, tuple(map(sys.intern, node["inputs"])), outputs, attributes)
 
 
-def _attribute(message: memoryview, where: str, folder: Folder, file: File) -> tuple[str, Attribute]:
+def _attribute(message: memoryview, where: str, beside: _Beside, file: File) -> tuple[str, Attribute]:
     attribute = _read(message, _ATTRIBUTE, file, where)
     if attribute["graph"] or attribute["graphs"]:
         raise CheckpointError(f"`{file.name}`: {where} is control flow, which is not read", help=_SIMPLIFY)
@@ -319,10 +354,12 @@ def _attribute(message: memoryview, where: str, folder: Folder, file: File) -> t
     if attribute["parameter"]:
         raise CheckpointError(f"`{file.name}`: {where} refers to a function's parameter", help=_INLINE)
     name = _one(attribute["name"], file, f"the name of an attribute of {where}")
-    told = _one(attribute["type"], file, f"the type of `{name}`", 0)
+    told = _one(attribute["type"], file, f"the type of `{name[:_SHOWN]}`", 0)
     kind = _ATTRIBUTE_TYPES.get(told) or next((k for k in _ATTRIBUTE_TYPES.values() if attribute[k]), None)
     if kind is None:
-        raise CheckpointError(f"`{file.name}`: {where} has an attribute `{name}` of type {told}, which is not read")
+        raise CheckpointError(
+            f"`{file.name}`: {where} has an attribute `{name[:_SHOWN]}` of type {told}, which is not read"
+        )
     values = attribute[kind]
     if kind == "ints":
         return name, tuple(values)
@@ -330,11 +367,11 @@ def _attribute(message: memoryview, where: str, folder: Folder, file: File) -> t
         return name, tuple(_numbers(values, np.dtype("<f4"), file, where).tolist())
     if kind == "texts":
         return name, " ".join(protobuf.text(value, file, where) for value in values)
-    value = _one(values, file, f"`{name}` of {where}", 0 if kind == "int" else 0.0 if kind == "float" else b"")
+    value = _one(values, file, f"`{name[:_SHOWN]}` of {where}", 0 if kind == "int" else 0.0 if kind == "float" else b"")
     if kind == "text":
         return name, protobuf.text(value, file, where)
     if kind == "tensor":
-        _, array = _tensor(value, folder, file)
+        _, array = _tensor(value, beside, file)
         if isinstance(array, str):
             raise CheckpointError(f"`{file.name}`: {where} holds a tensor of {array}, which is not read")
         return name, array
@@ -355,11 +392,11 @@ def _numbers(pieces: list[memoryview], dtype: np.dtype[Any], file: File, where: 
     return np.frombuffer(b"".join(pieces), dtype)
 
 
-def _tensor(message: memoryview, folder: Folder, file: File) -> tuple[str, Array | str]:
+def _tensor(message: memoryview, beside: _Beside, file: File) -> tuple[str, Array | str]:
     """A tensor's name, and itself; the name of its type where that is none of numbers."""
     tensor = _read(message, _TENSOR, file, "a tensor")
     name = _one(tensor["name"], file, "a tensor's name", "")
-    where = f"tensor `{name}`"
+    where = f"tensor `{name[:_SHOWN]}`"
     if tensor["segment"]:
         raise CheckpointError(f"`{file.name}`: {where} is in segments, which are not read")
     number = _one(tensor["type"], file, f"the type of {where}", 0)
@@ -369,7 +406,7 @@ def _tensor(message: memoryview, folder: Folder, file: File) -> tuple[str, Array
         raise file.damaged(f"{where} has data type {number}, which ONNX does not define")
     shape, dtype = tuple(tensor["dims"]), _NUMPY[number]
     if _one(tensor["location"], file, f"the place of {where}", 0) == 1:
-        return name, view(_external(tensor["external"], where, folder, file), shape, dtype, file, where)
+        return name, view(_external(tensor["external"], where, beside, file), shape, dtype, file, where)
     if tensor["raw"]:
         return name, view(_one(tensor["raw"], file, f"the bytes of {where}"), shape, dtype, file, where)
     wanted = byte_size(shape, dtype, file, where) // dtype.itemsize
@@ -378,40 +415,60 @@ def _tensor(message: memoryview, folder: Folder, file: File) -> tuple[str, Array
     if field in ("floats", "doubles"):
         values = _numbers(tensor[field], dtype, file, where)
     else:
-        if any(not -(1 << 63) <= value < 1 << 63 for value in tensor[field]):
-            raise file.damaged(f"{where} holds a number that does not fit")
-        whole = np.array(tensor[field], np.int64)
-        bits = {2: "<u2", 1: "u1"}.get(dtype.itemsize)  # of halves and bools: their bits
-        with np.errstate(over="ignore"):
-            values = whole.astype(bits).view(dtype) if bits and dtype.kind in "fVb" else whole.astype(dtype)
+        file.budget.take_bytes(16 * sum(piece.size for piece in tensor[field]), f"`{file.name}`: {where}")
+        whole = np.concatenate([np.empty(0, np.int64), *tensor[field]])
+        if dtype == np.bool_ and np.any((whole != 0) & (whole != 1)):
+            raise file.damaged(f"{where} holds a bool that is neither 0 nor 1")
+        # Of halves there are the bits; what is narrower than a varint is its lower end.
+        values = whole.astype("<u2").view(dtype) if dtype.itemsize == 2 and dtype.kind in "fV" else whole.astype(dtype)
     if values.size != wanted:
         raise file.damaged(f"{where} has {values.size} values", f"shape {shape} of {name_of(dtype)} takes {wanted}")
     return name, frozen(values.reshape(shape))
 
 
-def _external(messages: list[memoryview], where: str, folder: Folder, file: File) -> memoryview:
-    """The bytes of a tensor that lie in another file, which must be in the model's folder or below."""
+class _Beside:
+    """The files in which a model's tensors may lie: in its folder or below, opened once each."""
+
+    def __init__(self, folder: Folder, model: str) -> None:
+        self.folder, self.model = folder, model
+        self.opened: dict[str, memoryview] = {}
+
+    def open(self, location: str, where: str, file: File) -> memoryview:
+        """The bytes of a file that the model names."""
+        shown = location[:_SHOWN]
+        if location in self.opened:
+            return self.opened[location]
+        if not self.folder.named_files:
+            raise CheckpointError(
+                f"`{file.name}`: the bytes of {where} are in another file, `{shown}`",
+                help="external_data=True, on the command line --external-data, reads it from the model's folder",
+            )
+        path = PurePosixPath(location)
+        if not path.parts or path.is_absolute() or ".." in path.parts or set(location) & set("\\:\0"):
+            raise CheckpointError(f"`{file.name}`: the bytes of {where} are outside of its folder, in `{shown}`")
+        name = str(PurePosixPath(self.model).parent / path)
+        if self.folder.leads_out(name, self.model):
+            raise CheckpointError(
+                f"`{file.name}`: `{shown}`, with the bytes of {where}, is a link out of its folder",
+                help="put the file itself there",
+            )
+        self.opened[location] = self.folder.open(name).data
+        return self.opened[location]
+
+
+def _external(messages: list[memoryview], where: str, beside: _Beside, file: File) -> memoryview:
+    """The bytes of a tensor that lie in another file."""
     told = _metadata(messages, file)
     location = told.get("location", "")
-    if not folder.named_files:
-        raise CheckpointError(
-            f"`{file.name}`: the bytes of {where} are in another file, `{location}`",
-            help="external_data=True, on the command line --external-data, reads it from the model's folder",
-        )
-    path = PurePosixPath(location)
-    if not location or path.is_absolute() or ".." in path.parts or set(location) & set("\\:\0"):
-        raise CheckpointError(f"`{file.name}`: the bytes of {where} are outside of its folder, in `{location}`")
-    root = os.path.realpath(folder.name)
-    if os.path.commonpath([root, os.path.realpath(os.path.join(root, location))]) != root:
-        raise CheckpointError(f"`{file.name}`: `{location}`, with the bytes of {where}, is a link out of its folder")
-    data = folder.open(location).data
-    try:
-        offset, length = int(told.get("offset", "0")), int(told.get("length", "-1"))
-    except ValueError as error:
-        raise file.damaged(f"{where} begins or ends at no number of `{location}`") from error
-    length = len(data) - offset if length == -1 else length
-    if offset < 0 or length < 0 or offset + length > len(data):
+    data = beside.open(location, where, file)
+    begin, size = told.get("offset", "0"), told.get("length", str(len(data)))
+    if not all(each.isascii() and each.isdigit() and len(each) < 20 for each in (begin, size)):
+        raise file.damaged(f"{where} begins or ends at no number of `{location[:_SHOWN]}`")
+    offset, length = int(begin), int(size)
+    if "length" not in told:
+        length -= offset
+    if length < 0 or offset + length > len(data):
         raise file.damaged(
-            f"{where} claims {length} bytes at byte {offset} of `{location}`", f"it has {len(data)} bytes"
+            f"{where} claims {length} bytes at byte {offset} of `{location[:_SHOWN]}`", f"it has {len(data)} bytes"
         )
     return data[offset : offset + length]
