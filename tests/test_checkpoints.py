@@ -904,17 +904,3 @@ def test_safetensors_header_beyond_the_file_or_too_long(tmp_path):
     long = b'{"__metadata__":{"a":"' + b"x" * (9 << 20) + b'"}}'
     assert "header claims" in refusal(write(tmp_path, {"m": safetensors(long)}))
     assert "refuses it" in refusal(write(tmp_path, {"m": save({"w": WEIGHTS})[:-1]}))
-
-
-# --- fuzzing ---------------------------------------------------------------------------------------------------------
-
-
-def test_mutations():
-    from fuzz_checkpoints import fuzz
-
-    outcomes, _ = fuzz(400, seed=0)
-    assert sum(outcomes.values()) == 400
-    for mutation in ("mutate_file", "mutate_block", "mutate_fields", "mutate_members", "mutate_opcodes"):
-        assert outcomes[f"{mutation}: refused"]
-    assert outcomes["mutate_opcodes: read"]
-    assert outcomes["mutate_file: read, unchanged"]
