@@ -24,6 +24,7 @@ VERSION = 1  # of what the metadata means; a file says the oldest that can read 
 KEY = "resforward"
 _KINDS: Mapping[str, UnitKind] = {kind.name: kind for kind in (bottleneck, basic)}
 _OPTIONS = {"num_classes": int, "input_channels": int, "global_pool": bool, "epsilon": float}
+_AGAIN = "it was changed by hand, or damaged; convert the original again"
 _MOST = 4096  # Blocks, units of a Block, characters of a label
 
 Storage = Literal["float32", "bfloat16"]
@@ -136,8 +137,15 @@ def understand(metadata: Mapping[str, str], source: str) -> Description | None:
         raise CheckpointError(
             f"{source}: its metadata is not what resforward writes",
             found=[f"{type(error).__name__}: {error}"[:200]],
-            help="it was changed by hand, or damaged; convert the original again",
+            help=_AGAIN,
         ) from error
+    if labels is not None and network.num_classes and len(labels) != network.num_classes:
+        raise CheckpointError(f"{source} says {len(labels)} labels for {network.num_classes} classes", help=_AGAIN)
+    if preprocess is not None and preprocess.input_channels != network.input_channels:
+        raise CheckpointError(
+            f"{source} says {network.input_channels} channels, and preprocessing for {preprocess.input_channels}",
+            help=_AGAIN,
+        )
     return Description(network, preprocess, labels)
 
 

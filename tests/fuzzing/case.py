@@ -98,7 +98,7 @@ def check(made: Mutant, exact: bool, folder: Path) -> Outcome:
     started = time.process_time()
     kind, said = "accepted", ""
     try:
-        with _limit(made.bytes), _noticed(read), watched(folder), warnings.catch_warnings():
+        with limit(made.bytes), _noticed(read), watched(folder), warnings.catch_warnings():
             warnings.simplefilter("error")
             compute(load(folder / made.victim.entry, threads=1))
     except ResforwardError as error:
@@ -173,7 +173,7 @@ def _noticed(read: list[checkpoints.Checkpoint]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _limit(size: int) -> Iterator[None]:
+def limit(size: int) -> Iterator[None]:
     """Let the process grow by no more than a checkpoint may cost, so that a larger allocation is a MemoryError."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -7,7 +7,7 @@ import mmap
 import os
 import stat
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Protocol
 
 from resforward.errors import CheckpointError, nearest
@@ -199,6 +199,18 @@ class MemoryFolder:
             found = [f"the archive holds {_some(self.names())}"]
             raise CheckpointError(f"no `{name}` in `{self._name}`", found=found)
         return File(f"{self._name}: {member}", self._members[member], self._budget)
+
+
+def leads_out(name: str) -> bool:
+    """Tell whether the name of an archive's member would lead out of the folder it is unpacked into, on any system.
+
+    >>> leads_out("model/../../x"), leads_out("/etc/passwd"), leads_out("model/data.pkl")
+    (True, True, False)
+
+    Nothing is ever unpacked here, but no program that writes weights has such a name.
+    """
+    path = PureWindowsPath(name)  # knows both kinds of slash
+    return bool(path.root) or ".." in path.parts or "\0" in name
 
 
 def _map(path: Path) -> memoryview:
