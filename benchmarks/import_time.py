@@ -11,7 +11,7 @@ from pathlib import Path
 
 from measure import conditions, run_process, summary, write_json
 
-LAZY = ["PIL", "click", "h5py", "onnx"]  # resforward promises to import them only when they are needed
+LAZY = ["PIL", "click", "h5py", "huggingface_hub", "onnx"]  # resforward promises to import them only when needed
 WATCHED = [*LAZY, "tqdm", "safetensors", "google_crc32c", "numpy"]
 
 

@@ -24,7 +24,8 @@ BEGIN, END = "<!-- what benchmarks/report.py writes -->\n", "<!-- until here -->
 
 Results = Mapping[str, Mapping[str, Any]]
 
-NETWORKS = {"resnet_v2_50": "ResNet-50", "resnet_v2_152": "ResNet-152"}
+SLIM = {"resnet_v2_50": "ResNet-50", "resnet_v2_152": "ResNet-152"}
+TORCHVISION = {"torchvision/resnet18": "torchvision ResNet-18", "torchvision/resnet50": "torchvision ResNet-50"}
 TITLES = {
     "resforward": "resforward",
     "onnxruntime": "onnxruntime",
@@ -45,6 +46,8 @@ TARGETS = {
     },
     "resnet_v2_50/batch1": {"ncnn": 1.12, "onnxruntime": 1.22},
     "resnet_v2_152/batch1": {"ncnn": 1.07, "onnxruntime": 1.26},
+    "torchvision/resnet18/batch8": {"onnxruntime": 1.30},
+    "torchvision/resnet50/batch8": {"onnxruntime": 1.30},
     "resnet_v2_50/avx2/batch8": {"openvino": 1.25},
     "resnet_v2_152/avx2/batch8": {"openvino": 1.25},
 }  # fmt: skip
@@ -56,13 +59,13 @@ GROWTH = tuple(f"resnet_v2_50/growth/batch{batch}" for batch in (1, 2, 4, 8, 16,
 
 def tables(results: Results) -> str:
     """Everything between the marks in the README."""
-    parts = [_speeds(results), _whole(results), _conditions(results)]
+    parts = [_speeds(results, SLIM), _speeds(results, TORCHVISION), _whole(results), _conditions(results)]
     return "\n".join(part for part in parts if part)
 
 
-def _speeds(results: Results) -> str:
+def _speeds(results: Results, networks: Mapping[str, str]) -> str:
     """Images a second, and in brackets ours over theirs."""
-    columns = [(network, batch) for batch in (8, 1) for network in NETWORKS if f"{network}/batch{batch}" in results]
+    columns = [(network, batch) for batch in (8, 1) for network in networks if f"{network}/batch{batch}" in results]
     names = [
         name
         for name in TITLES
@@ -71,7 +74,7 @@ def _speeds(results: Results) -> str:
     if not columns:
         return ""
     lines = [
-        f"| images/s | {' | '.join(f'{NETWORKS[network]}, batch {batch}' for network, batch in columns)} |",
+        f"| images/s | {' | '.join(f'{networks[network]}, batch {batch}' for network, batch in columns)} |",
         f"|---|{'---|' * len(columns)}",
     ]
     for name in names:
@@ -101,7 +104,7 @@ def _speed(row: Mapping[str, Any]) -> str:
 def _whole(results: Results) -> str:
     """Whole processes against onnxruntime, and AVX2 against OpenVINO, which can be told to use no more."""
     lines = []
-    for network, title in NETWORKS.items():
+    for network, title in SLIM.items():
         if found := results.get(f"{network}/first_answer"):
             for what, field, digits in (("time", "seconds", 2), ("peak memory", "peak_mib", 0)):
                 ours, theirs = (
@@ -113,7 +116,7 @@ def _whole(results: Results) -> str:
                     f"| {title}, {what} of a process that labels one photograph | {ours:.{digits}f} {unit} |"
                     f" {theirs:.{digits}f} {unit} (onnxruntime) | {ratio:.2f} |"
                 )
-    for network, title in NETWORKS.items():
+    for network, title in SLIM.items():
         engines = results.get(f"{network}/avx2/batch8", {}).get("engines", {})
         if "openvino" in engines:
             ours, theirs = (engines[name] for name in ("resforward", "openvino"))
@@ -138,7 +141,11 @@ def _conditions(results: Results) -> str:
         return ""
     differences = [row["difference"] for run in runs for row in run["engines"].values()]
     worst = max((difference for difference in differences if difference is not None), default=0.0)
-    main = [run for name, run in results.items() if name.count("/") == 1 and "engines" in run] or runs
+    main = [
+        run
+        for name, run in results.items()
+        if name.endswith(("/batch8", "/batch1")) and "/avx2/" not in name and "/growth/" not in name
+    ] or runs
     shown = [run for name, run in results.items() if "/growth/" not in name] or runs
     rounds = [run["settings"]["rounds"] for run in shown]
     load = max(run["load_average"] for run in shown)
@@ -164,7 +171,7 @@ def _span(values: Sequence[float]) -> str:
 def panels(results: Results) -> list[Panel]:
     """A panel for each network and batch, engines by speed."""
     found = []
-    for network, title in NETWORKS.items():
+    for network, title in (SLIM | TORCHVISION).items():
         for batch in (8, 1):
             run = results.get(f"{network}/batch{batch}")
             if run is None:
@@ -215,7 +222,7 @@ def targets(results: Results) -> list[str]:
         rounds = results.get(name, {}).get("rounds")
         ratio = rounds and statistics.median(row["resforward on 1"] / row["resforward on 2"] for row in rounds)
         line(f"{name}, two threads / one", ratio, TWO_THREADS, at_least=True)
-    for network in NETWORKS:
+    for network in SLIM:
         name = f"{network}/first_answer"
         run = results.get(name)
         for what, field, bound in (("time", "seconds", FIRST_ANSWER), ("memory", "peak_mib", PEAK_MEMORY)):

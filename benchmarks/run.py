@@ -1,7 +1,7 @@
 """The README's table: engines in turn, each in a process of its own, and the machine's limits beside them.
 
     python benchmarks/environments.py                        once: an environment for every engine
-    python benchmarks/run.py                                 everything, about 25 minutes on two cores
+    python benchmarks/run.py                                 everything, about 30 minutes on two cores
     python benchmarks/run.py 'resnet_v2_50/batch*' --rounds 5
     python benchmarks/run.py --list
 
@@ -28,6 +28,7 @@ from typing import Any
 import environments
 import numpy as np
 from measure import conditions, summary, write_json
+from networks import MEASURED
 
 import resforward as rf
 from resforward import _core
@@ -70,13 +71,19 @@ class FirstAnswer:
     engines: tuple[str, ...] = ("onnxruntime",)
 
 
-IMAGES_IN_A_TURN = {"resnet_v2_50": 24, "resnet_v2_152": 16}  # half a second to a second
+IMAGES_IN_A_TURN = {  # half a second to a second
+    "resnet_v2_50": 24, "resnet_v2_152": 16, "torchvision/resnet18": 64, "torchvision/resnet50": 24,
+}  # fmt: skip
 AVX2 = (("ONEDNN_MAX_CPU_ISA", "AVX2"),)  # obeyed by OpenVINO, torch and TensorFlow; onnxruntime cannot be told
 
 
 def _runs() -> dict[str, Speed | FirstAnswer]:
     table: dict[str, Speed | FirstAnswer] = {}
     for network, images in IMAGES_IN_A_TURN.items():
+        if network.startswith("torchvision/"):
+            engines: tuple[str, ...] = ("onnxruntime", "openvino", "torch")
+            table[f"{network}/batch8"] = Speed(network, 8, images // 8, 15, engines)
+            continue
         for batch in (8, 1):
             # TensorFlow is measured with batches only, to keep the whole short.
             engines = tuple(name for name in ENGINES if batch > 1 or name != "tensorflow-slim")
@@ -98,7 +105,7 @@ RUNS = _runs()
 def measure_speed(run: Speed, say: Callable[[str], object]) -> dict[str, Any]:
     """One alternating run; in every round, before the engines, what the machine can do at most."""
     most = max(run.threads)
-    model = rf.build(run.network, threads=most, isa=run.isa)
+    model = rf.build(MEASURED[run.network], threads=most, isa=run.isa)
     images = np.random.default_rng(0).standard_normal((run.batch, SIZE, SIZE, 3), np.float32)
     of_threads = {
         (name if len(run.threads) == 1 else f"{name} on {number}"): (name, number)

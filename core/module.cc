@@ -56,14 +56,18 @@ std::shared_ptr<const PackedWinograd> make_winograd(const std::string& isa, Weig
                        bias.data());
 }
 
+std::vector<double> values_of(const std::optional<Vector>& values) {
+  return values ? std::vector<double>(values->data(), values->data() + values->shape(0)) : std::vector<double>();
+}
+
 Outputs make_outputs(std::optional<Tensor> linear, std::optional<Tensor> out, std::optional<Tensor> preact,
                      std::optional<Vector> scale, std::optional<Vector> shift, bool relu) {
   Outputs o;
   if (linear) o.linear = *linear;
   if (out) o.out = *out;
   if (preact) o.preact = *preact;
-  if (scale) o.scale.assign(scale->data(), scale->data() + scale->shape(0));
-  if (shift) o.shift.assign(shift->data(), shift->data() + shift->shape(0));
+  o.scale = values_of(scale);
+  o.shift = values_of(shift);
   o.relu = relu;
   if (!o.linear && !o.out && !o.preact) throw std::invalid_argument("a step without an output");
   if (o.preact && (o.scale.size() != size_t(o.preact.c) || o.shift.size() != size_t(o.preact.c)))
@@ -163,7 +167,16 @@ NB_MODULE(_core, m) {
           },
           "isa"_a, "threads"_a, "arena_floats"_a)
       .def("load", &Plan::load, "n"_a, "h"_a, "w"_a, "c"_a, "outputs"_a)
-      .def("load_rows", &Plan::load_rows, "n"_a, "h"_a, "w"_a, "c"_a, "margin"_a, "offset"_a)
+      .def(
+          "load_rows",
+          [](Plan& p, int n, int h, int w, int c, int margin, int64_t offset, std::optional<Vector> scale,
+             std::optional<Vector> shift) {
+            const std::vector<double> s = values_of(scale), t = values_of(shift);
+            if (s.size() != t.size() || (!s.empty() && s.size() != size_t(c)))
+              throw std::invalid_argument("one scale and one shift for each channel");
+            p.load_rows(n, h, w, c, margin, offset, s, t);
+          },
+          "n"_a, "h"_a, "w"_a, "c"_a, "margin"_a, "offset"_a, "scale"_a = nb::none(), "shift"_a = nb::none())
       .def(
           "conv",
           [](Plan& p, std::shared_ptr<const PackedConv> conv, const Tensor& in, const Outputs& outputs, int stride,

@@ -31,9 +31,10 @@ void Plan::load(int n, int h, int w, int c, const Outputs& outputs) {
   add(std::make_unique<LoadStep>(kernels_, n, h, w, c, outputs));
 }
 
-void Plan::load_rows(int n, int h, int w, int c, int margin, int64_t offset) {
+void Plan::load_rows(int n, int h, int w, int c, int margin, int64_t offset, const std::vector<double>& scale,
+                     const std::vector<double>& shift) {
   image_floats_ = int64_t(n) * h * w * c;
-  add(std::make_unique<LoadRowsStep>(kernels_, n, h, w, c, margin, offset));
+  add(std::make_unique<LoadRowsStep>(kernels_, n, h, w, c, margin, offset, scale, shift));
 }
 
 void Plan::conv(std::shared_ptr<const PackedConv> conv, const Tensor& in, int stride, int rate,

@@ -60,7 +60,8 @@ class Plan {
 
   // NHWC images into planes, or into rows with a margin of zeros (offset in the arena) for an interleaved convolution.
   void load(int n, int h, int w, int c, const Outputs& outputs);
-  void load_rows(int n, int h, int w, int c, int margin, int64_t offset);
+  void load_rows(int n, int h, int w, int c, int margin, int64_t offset, const std::vector<double>& scale = {},
+                 const std::vector<double>& shift = {});
   // Where it `follows`, a 1x1 convolution is computed together with the step before, for a block of pixels at a time.
   void conv(std::shared_ptr<const PackedConv> conv, const Tensor& in, int stride, int rate, const Shortcut& shortcut,
             const Outputs& outputs, bool follows = false);

@@ -71,8 +71,15 @@ void LoadStep::run(Run& run, int64_t item, void*) const {
     run.finite.store(false, std::memory_order_relaxed);
 }
 
-LoadRowsStep::LoadRowsStep(const Kernels* kernels, int n, int h, int w, int c, int margin, int64_t offset)
-    : kernels_(kernels), n_(n), h_(h), w_(w), c_(c), margin_(margin), offset_(offset) {}
+LoadRowsStep::LoadRowsStep(const Kernels* kernels, int n, int h, int w, int c, int margin, int64_t offset,
+                           const std::vector<double>& scale, const std::vector<double>& shift)
+    : kernels_(kernels), n_(n), h_(h), w_(w), c_(c), margin_(margin), offset_(offset) {
+  if (scale.empty()) return;
+  for (int x = 0; x < w; ++x) {
+    scale_.insert(scale_.end(), scale.begin(), scale.end());
+    shift_.insert(shift_.end(), shift.begin(), shift.end());
+  }
+}
 
 int64_t LoadRowsStep::items() const { return ceil_div(int64_t(n_) * (h_ + 2 * margin_), kRowsPerItem); }
 
@@ -94,6 +101,7 @@ void LoadRowsStep::run(Run& run, int64_t item, void*) const {
     std::memset(to, 0, side * sizeof(float));
     std::memset(to + length - side, 0, side * sizeof(float));
     if (!kernels_->load(a, n * h_ + y, n * h_ + y + 1)) run.finite.store(false, std::memory_order_relaxed);
+    for (size_t i = 0; i < scale_.size(); ++i) to[side + i] = to[side + i] * scale_[i] + shift_[i];
   }
 }
 

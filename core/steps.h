@@ -41,7 +41,9 @@ class LoadStep final : public Step {
 
 class LoadRowsStep final : public Step {
  public:
-  LoadRowsStep(const Kernels* kernels, int n, int h, int w, int c, int margin, int64_t offset);
+  // scale, shift: of each channel, or empty; the margin is zeros all the same.
+  LoadRowsStep(const Kernels* kernels, int n, int h, int w, int c, int margin, int64_t offset,
+               const std::vector<double>& scale, const std::vector<double>& shift);
   int64_t items() const override;
   void run(Run& run, int64_t item, void* scratch) const override;
 
@@ -49,6 +51,7 @@ class LoadRowsStep final : public Step {
   const Kernels* kernels_;
   int n_, h_, w_, c_, margin_;
   int64_t offset_;
+  std::vector<float> scale_, shift_;  // of a row's values
 };
 
 class PoolStep final : public Step {

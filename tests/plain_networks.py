@@ -45,7 +45,15 @@ def _early(family: Family, blocks: list[Block] = EARLY, *widths: int, **options:
 
 
 def _deep_stem(pool: Pool) -> Network:
-    return resnet(SLIM_V2, BLOCKS, 5, stem=Stem(kernel=7, stride=2, widths=(8, 12), bias=True, norm=True, pool=pool))
+    stem = Stem(kernel=7, stride=2, widths=(8, 12), bias=True, norm=True, relu=True, pool=pool)
+    return resnet(SLIM_V2, BLOCKS, 5, stem=stem)
+
+
+def _folded(family: Family, blocks: list[Block], *widths: int) -> Network:
+    """As exporters leave it that fold norms into the convolutions before them."""
+    stem = replace(_stem(family, *(widths or (16,))), bias=True, norm=False)
+    row = replace(family, bias=(True,) * 3, norms=(False,) * 3, shortcut_bias=True, shortcut_norm=False)
+    return resnet(row, blocks, 7, stem=stem)
 
 
 CASES = {
@@ -71,6 +79,10 @@ CASES = {
     "timm v2d": _early(replace(TIMM_V2, projection="avg_projection"), EARLY, 8, 8, 16),
     "BiT": _early(BIT, GROUPED, 32),
     "fashion": NETWORKS["fashion"],
+    "torch, folded": _folded(TORCH_V1, EARLY),
+    "timm v1d, folded": _folded(replace(TORCH_V1, projection="avg_projection"), EARLY, 8, 8, 16),
+    "timm v2, basic units, folded": _folded(TIMM_V2, BASIC),
+    "norm on the image": _early(replace(TIMM_V2, input_norm=True)),
 }
 SIZES = [(32, 32), (33, 47), (64, 29)]
 

@@ -321,6 +321,63 @@ def test_an_unknown_network_gets_the_nearest(model, command):
     assert result.exit_code == 4
 
 
+WANT_A_CHECKPOINT = {
+    "predict": ("predict", "pictures/a.png", "-m"),
+    "convert": ("convert", "--force", "out.onnx"),
+    "inspect --check-tensors": ("inspect", "--check-tensors"),
+}
+TAKE_EITHER = {"inspect": ("inspect",), "bench": ("bench", "--steps", "1", "--batch", "1")}
+
+
+def pointed_at(arguments, name):
+    """A command with the name of a checkpoint where it takes one."""
+    return run(arguments[0], name, *arguments[2:], arguments[1]) if "convert" in arguments else run(*arguments, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "words"),
+    [
+        ("resnet_v2_51", 2, "no network and no checkpoint is called resnet_v2_51\n  - the nearest "),
+        ("nothing", 2, "no network and no checkpoint is called nothing\nhelp: a checkpoint is a file, "),
+        ("keras_resnet50", 2, "help: `resforward pull keras_resnet50` downloads one\n"),
+        ("nothing.ckpt", 4, "no checkpoint `nothing.ckpt`\n"),
+        ("./nothing", 4, "no checkpoint `nothing`\n"),
+        ("no/such/m.ckpt", 4, "there is no folder `no/such`\nhelp: "),
+        ("hf://nothing", 4, "`hf://nothing` names no repository\nhelp: "),
+        ("", 4, "the path is empty\nhelp: "),
+    ],
+)
+def test_a_name_of_nothing_is_the_same_error_in_every_command(model, name, code, words):
+    for arguments in (*WANT_A_CHECKPOINT.values(), *TAKE_EITHER.values()):
+        result = pointed_at(arguments, name)
+        assert (arguments, result.exit_code) == (arguments, code)
+        assert result.stdout == ""
+        assert words in result.stderr
+
+
+@pytest.mark.parametrize("command", WANT_A_CHECKPOINT)
+def test_a_network_is_no_checkpoint(model, command):
+    result = pointed_at(WANT_A_CHECKPOINT[command], "resnet_v2_50")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: resnet_v2_50 is a network without weights; {command.removeprefix('inspect ')} wants a checkpoint\n"
+        "help: `resforward pull resnet_v2_50` downloads one\n"
+    )
+    assert "help: pass a file or a folder\n" in pointed_at(WANT_A_CHECKPOINT[command], "resnet_v2_200").stderr
+
+
+def test_an_absent_checkpoint_gets_help_and_no_hidden_files(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (".hidden", ".absent.ckpt", "a.txt"):
+        pathlib.Path(name).touch()
+    result = run("predict", "-m", "absent.ckpt", "a.png")
+    assert result.exit_code == 4
+    assert result.stderr == (
+        "error: no checkpoint `absent.ckpt`\n  - the folder `.` holds `a.txt`\n"
+        "help: pass a checkpoint file or its folder\n"
+    )
+
+
 def test_debug_shows_where(model):
     for result in (
         run("inspect", "text.png", "--debug"),
@@ -616,6 +673,28 @@ def test_doctor(monkeypatch):
     assert keys[1].split(", ") == list(told)
     assert told["instruction_set"]["chosen"] in told["instruction_set"]["present"]
     assert told["threads"]["chosen"] >= 1
+
+
+def test_doctor_says_how_to_install_what_is_missing(tmp_path, monkeypatch):
+    folder = tmp_path / f"resforward-{rf.__version__}.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: resforward\nVersion: {rf.__version__}\n"
+        "Requires-Dist: numpy\n"
+        'Requires-Dist: no-such-package; extra == "first"\n'
+        'Requires-Dist: numpy; extra == "first"\n'
+        'Requires-Dist: click; extra == "second"\n'
+        'Requires-Dist: no-such-tool; extra == "dev"\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    shown = run("doctor").stdout
+    assert re.search(
+        r"^extras +first: no-such-package is not installed, numpy \S+; pip install 'resforward\[first\]'\n"
+        r" +second: click \S+$",
+        shown,
+        re.MULTILINE,
+    )
+    assert "no-such-tool" not in shown
 
 
 def test_doctor_explains(monkeypatch):

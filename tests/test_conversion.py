@@ -85,6 +85,7 @@ def test_what_is_not_known_is_not_in_the_metadata() -> None:
     written = rf.convert(rf.build(network), "small.ONNX")
     assert written.metadata == metadata("small.ONNX")
     assert written.metadata == {
+        "writer": "resforward",
         "network": "resnet_v2",
         "source": "seed 0",
         "input": "images (N, 5, H, W) float32",
@@ -117,8 +118,11 @@ def test_an_ending_of_no_format_is_refused(model: rf.Model) -> None:
 
 def test_a_file_that_is_there_is_kept_unless_told(model: rf.Model) -> None:
     Path("fashion.onnx").write_text("mine")
-    with pytest.raises(rf.TargetError, match="there already"):
+    with pytest.raises(rf.TargetError, match=r"there already\nhelp: overwrite=True replaces it$"):
         rf.convert(model, "fashion.onnx")
+    assert run("fashion", "fashion.onnx").stderr == (
+        "error: fashion.onnx is there already\nhelp: --force replaces it\n"
+    )
     assert Path("fashion.onnx").read_text() == "mine"
     rf.convert(model, "fashion.onnx", overwrite=True)
     assert metadata("fashion.onnx")["network"] == "fashion"

@@ -13,11 +13,14 @@ import resforward as rf
 PUBLIC = {
     "NETWORKS", "Block", "CheckpointError", "EndPointError", "ImageError", "InputError", "Model", "Network",
     "NetworkError", "ResforwardError", "TargetError", "UnsupportedIsaError", "basic", "bottleneck", "build", "convert",
-    "load", "read_checkpoint", "resnet_v1", "resnet_v2", "with_output_stride",
+    "load", "pull", "read_checkpoint", "resnet_v1", "resnet_v2", "with_output_stride",
 }  # fmt: skip
 
 # Base dependencies that only some commands need, extras, and what they bring.
-SLOW = ("PIL", "click", "h5py", "onnx", "onnxruntime", "tqdm", "safetensors", "pyarrow", "ray", "sklearn", "starlette")
+SLOW = (
+    *("PIL", "click", "h5py", "huggingface_hub", "onnx", "onnxruntime", "tqdm", "safetensors", "pyarrow", "ray"),
+    *("sklearn", "starlette"),
+)
 
 
 def run(program: str) -> str:

@@ -159,7 +159,9 @@ def test_parts_without_an_operation_are_refused(case: str) -> None:
 
 
 def test_a_pool_over_zeros_that_depends_on_the_size_wants_one() -> None:
-    stem = Stem(kernel=7, stride=2, widths=(8,), bias=True, norm=False, pool=Pool(3, 2, "same", fill="zero"))
+    stem = Stem(
+        kernel=7, stride=2, widths=(8,), bias=True, norm=False, relu=False, pool=Pool(3, 2, "same", fill="zero")
+    )
     network = resnet_v2(BLOCKS, 5, stem=stem)
     weights, images = random_weights(network), random_images(network, (33, 48), batch=1)
     with pytest.raises(NetworkError, match="give a size"):

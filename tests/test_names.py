@@ -49,7 +49,7 @@ def test_classes_channels_and_root_block_are_concluded(
 
 
 def test_a_small_root_block_is_concluded() -> None:
-    stem = Stem(3, 1, (20,), bias=True, norm=False, pool=None)
+    stem = Stem(3, 1, (20,), bias=True, norm=False, relu=False, pool=None)
     network = resnet_v2(TINY, 10, stem=stem, name="mine")
     assert conclude(stored(network, "mine/"), "file.ckpt").network == network
 

@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .checkpoints import read_checkpoint
     from .conversion import convert
+    from .download import pull
     from .errors import (
         CheckpointError,
         EndPointError,
@@ -46,6 +47,7 @@ __all__ = [
     "build",
     "convert",
     "load",
+    "pull",
     "read_checkpoint",
     "resnet_v1",
     "resnet_v2",
@@ -55,6 +57,7 @@ __all__ = [
 # Where the names live. They are imported when first asked for: `resforward --help` needs no NumPy.
 _HOMES = {
     "convert": "conversion",
+    "pull": "download",
     "read_checkpoint": "checkpoints",
     "Model": "model",
     "NETWORKS": "published",

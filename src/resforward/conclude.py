@@ -15,8 +15,8 @@ from .dialects import DIALECTS, Dialect
 from .errors import CheckpointError, NetworkError
 from .families import Family, Stem
 from .names import LONGEST_NAME, Tensors, without_bystanders
-from .network import Block, Network, UnitKind, basic, bottleneck
-from .published import BASIC_UNITS, UNITS, block_strides
+from .network import Block, Network, basic, bottleneck
+from .published import block_strides, published_layers
 from .resnet import resnet
 
 
@@ -54,7 +54,7 @@ def conclude(tensors: Tensors, source: str) -> Conclusion:
     evidence = [f"family {held.family.name}: its units are called {held.example}"]
     try:
         blocks = held.blocks()
-        layers = _layers(held.kind, [len(block.args) for block in blocks])
+        layers = published_layers(held.kind, [len(block.args) for block in blocks])
         published = held.family.networks.format(layers=layers, width=max(blocks[0].args[0][1] // 64, 1))
         name = published if layers else f"resnet_{held.family.version}"
         evidence += [*held.about_units(published if layers else ""), held.about_classes()]
@@ -239,12 +239,6 @@ class _Held:
             evidence.append("root block 3x3 with stride 1 and no pool: assumed for a 3x3 conv1/weights")
             return replace(stem, kernel=3, stride=1, widths=(width,), pool=None), channels
         return replace(stem, widths=(width,)), channels
-
-
-def _layers(kind: UnitKind, units: list[int]) -> int | None:
-    """By how many layers a published network with so many units in its Blocks is known."""
-    known = UNITS if kind is bottleneck else BASIC_UNITS
-    return next((layers for layers, counts in known.items() if list(counts) == units), None)
 
 
 def _natural(name: str) -> tuple[Any, ...]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,7 +12,10 @@ from typing import NamedTuple
 from .errors import NetworkError, ResforwardError, TargetError, nearest
 from .graph import INPUT, Graph, plain_graph
 from .model import Model
-from .own_file import Storage, describe, own_bytes
+from .own_file import WRITER, WRITER_NAME, Storage, describe, own_bytes
+from .whole_file import put
+
+REPLACES = "overwrite=True replaces it"  # what helps, to whoever calls `convert`
 
 
 class Options(NamedTuple):
@@ -90,7 +91,7 @@ def convert(
     end_points = [end_points] if isinstance(end_points, str) else list(end_points)
     data, outputs, metadata = write(model, Options(end_points, size, storage))
     try:
-        _put(data, os.path.realpath(path) if overwrite else path, overwrite)
+        put(data, os.path.realpath(path) if overwrite else path, overwrite)
     except FileExistsError as error:
         raise _there_already(path) from error
     except OSError as error:
@@ -123,7 +124,7 @@ def check_target(path: str, overwrite: bool) -> None:
 
 
 def _there_already(path: str) -> TargetError:
-    return TargetError(f"{path} is there already", help="overwrite=True, or --force, replaces it")
+    return TargetError(f"{path} is there already", help=REPLACES)
 
 
 def _ending(path: str) -> str:
@@ -168,6 +169,7 @@ def _metadata(model: Model, graph: Graph) -> dict[str, str]:
     row = model.preprocess
     order = f", {row.channels}" if row else ""
     known = {
+        WRITER: WRITER_NAME,
         "network": model.network.name,
         "source": model.source,
         "input": f"{INPUT} (N, {channels}, {height or 'H'}, {width or 'W'}) float32{order}",
@@ -177,50 +179,3 @@ def _metadata(model: Model, graph: Graph) -> dict[str, str]:
     }
     # A path need not be Unicode, and metadata must.
     return {key: text.encode(errors="backslashreplace").decode() for key, text in known.items() if text}
-
-
-def _put(data: bytes, path: str, overwrite: bool) -> None:
-    """Write a file that takes its name when it is complete.
-
-    Raises:
-        FileExistsError: something has that name, and is not to be replaced.
-    """
-    folder = os.path.dirname(path) or os.curdir
-    part = os.path.join(folder, f".{secrets.token_hex(8)}.part")
-    try:
-        file, nameless = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666), True  # gone when the process is
-    except OSError:  # a file system that has no such files, or the reason why there can be none at all
-        file, nameless = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), False
-    try:
-        with open(file, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(file)
-            if nameless:
-                name = part if overwrite else path
-                os.link(f"/proc/self/fd/{file}", name, src_dir_fd=file)  # Python follows that link only with a dir_fd
-        if overwrite:
-            os.replace(part, path)
-        elif not nameless:
-            _rename_to_new(part, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(part)
-        raise
-
-
-def _rename_to_new(part: str, path: str) -> None:
-    """Rename a file to a name that nothing has; `os.rename` would replace what has it."""
-    try:
-        os.link(part, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links: for an instant, an empty file holds the name
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        try:
-            os.replace(part, path)
-        except BaseException:
-            os.unlink(path)
-            raise
-    else:
-        os.unlink(part)

@@ -60,7 +60,7 @@ class Stem:
         kernel, stride: of the first convolution, pixels.
         widths: output channels of each convolution; more than one is a "deep" stem of 3x3 convolutions.
         bias: the convolutions have a bias.
-        norm: the last one is followed by norm and ReLU, as all before it are.
+        norm, relu: what follows the last one; those before it have ReLU, and norm as a unit's first convolution has.
         pool: the max-pool after them, or None.
     """
 
@@ -69,6 +69,7 @@ class Stem:
     widths: tuple[int, ...]
     bias: bool
     norm: bool
+    relu: bool
     pool: Pool | None
 
 
@@ -86,16 +87,19 @@ class Family:
             the first of every Block. projection: what it is where it has a stride; see `Unit`.
         pre_projection, pre_identity: what norm and ReLU before a unit serve, when its shortcut is a projection and
             when it is not: "none", the "residual" path alone, or "both" paths.
-        post: what follows the sum. norm_last: the last convolution has batch norm.
-        bias: of the unit's convolutions, in order; a basic unit has the first and the last.
+        post: what follows the sum.
+        bias, norms: whether the unit's convolutions have them, in order; a basic unit has the first and the last. Norms
+            are missing where whoever exported a network folded them.
         shortcut_bias, shortcut_norm: of the projection.
         final_norm: batch norm and ReLU after the last unit (postnorm).
         epsilon: of norms. norm: "bn", or "gn" with `GROUPS` groups.
         weight_epsilon: convolutions are stored as they were before weight standardisation with this epsilon; it is
             done once, at load. None: they are stored as they are.
-        input_norm: batch norm on the image itself.
+        input_norm: batch norm on the image itself, while it is read: no end point, and zeros around it are zeros.
+        kinds: of units that its networks have. channels_last: its framework has images as (N, H, W, C), so that a graph
+            of such images is not of those that have not.
         classes: of its published checkpoints. background: index of an extra class that is none, or None.
-        preprocess: the row of `preprocess.PRESETS` that its published weights want.
+        preprocess: the row of `preprocess.PRESETS` that its published weights want; None where nobody knows.
 
     Sources: google-research/tf-slim, tf_slim/nets/resnet_v1.py, resnet_v2.py, resnet_utils.py for slim's rows;
     keras-team/keras, keras/src/applications/resnet.py, resnet_v2.py; pytorch/vision, torchvision/models/resnet.py;
@@ -113,25 +117,27 @@ class Family:
     pre_identity: Pre
     post: Post
     bias: tuple[bool, bool, bool]
-    norm_last: bool
+    norms: tuple[bool, bool, bool]
     shortcut_bias: bool
     shortcut_norm: bool
     final_norm: bool
     epsilon: float
     classes: int
     background: int | None
-    preprocess: str
+    preprocess: str | None
     norm: Norm = "bn"
     weight_epsilon: float | None = None
     input_norm: bool = False
     projection: Literal["projection", "avg_projection"] = "projection"
+    kinds: tuple[Literal["bottleneck", "basic"], ...] = ("bottleneck",)
+    channels_last: bool = True
 
 
 SLIM_V1 = Family(
     name="slim v1",
     version="v1",
     networks="resnet_v1_{layers}",
-    stem=Stem(kernel=7, stride=2, widths=(64,), bias=False, norm=True, pool=Pool(3, 2, "same")),
+    stem=Stem(kernel=7, stride=2, widths=(64,), bias=False, norm=True, relu=True, pool=Pool(3, 2, "same")),
     stride_unit="last",
     stride_at=2,
     projects="width",
@@ -139,7 +145,7 @@ SLIM_V1 = Family(
     pre_identity="none",
     post="relu",
     bias=(False, False, False),
-    norm_last=True,
+    norms=(True, True, True),
     shortcut_bias=False,
     shortcut_norm=True,
     final_norm=False,
@@ -153,7 +159,7 @@ SLIM_V2 = Family(
     name="slim v2",
     version="v2",
     networks="resnet_v2_{layers}",
-    stem=Stem(kernel=7, stride=2, widths=(64,), bias=True, norm=False, pool=Pool(3, 2, "same")),
+    stem=Stem(kernel=7, stride=2, widths=(64,), bias=True, norm=False, relu=False, pool=Pool(3, 2, "same")),
     stride_unit="last",
     stride_at=2,
     projects="width",
@@ -161,7 +167,7 @@ SLIM_V2 = Family(
     pre_identity="residual",
     post="none",
     bias=(False, False, True),
-    norm_last=False,
+    norms=(True, True, False),
     shortcut_bias=True,
     shortcut_norm=False,
     final_norm=True,
@@ -175,7 +181,7 @@ KERAS_V1 = Family(
     name="Keras v1",
     version="v1",
     networks="resnet{layers}",
-    stem=Stem(kernel=7, stride=2, widths=(64,), bias=True, norm=True, pool=Pool(3, 2, "symmetric", "zero")),
+    stem=Stem(kernel=7, stride=2, widths=(64,), bias=True, norm=True, relu=True, pool=Pool(3, 2, "symmetric", "zero")),
     stride_unit="first",
     stride_at=1,
     projects="first unit",
@@ -183,7 +189,7 @@ KERAS_V1 = Family(
     pre_identity="none",
     post="relu",
     bias=(True, True, True),
-    norm_last=True,
+    norms=(True, True, True),
     shortcut_bias=True,
     shortcut_norm=True,
     final_norm=False,
@@ -212,7 +218,7 @@ TORCH_V1 = Family(
     name="torch v1.5",
     version="v1",
     networks="resnet{layers}",
-    stem=Stem(kernel=7, stride=2, widths=(64,), bias=False, norm=True, pool=Pool(3, 2, "symmetric")),
+    stem=Stem(kernel=7, stride=2, widths=(64,), bias=False, norm=True, relu=True, pool=Pool(3, 2, "symmetric")),
     stride_unit="first",
     stride_at=2,
     projects="width or stride",
@@ -220,7 +226,7 @@ TORCH_V1 = Family(
     pre_identity="none",
     post="relu",
     bias=(False, False, False),
-    norm_last=True,
+    norms=(True, True, True),
     shortcut_bias=False,
     shortcut_norm=True,
     final_norm=False,
@@ -228,13 +234,15 @@ TORCH_V1 = Family(
     classes=1000,
     background=None,
     preprocess="torchvision_224",
+    kinds=("bottleneck", "basic"),
+    channels_last=False,
 )
 
 TIMM_V2 = Family(
     name="timm v2",
     version="v2",
     networks="resnetv2_{layers}",
-    stem=Stem(kernel=7, stride=2, widths=(64,), bias=False, norm=False, pool=Pool(3, 2, "symmetric")),
+    stem=Stem(kernel=7, stride=2, widths=(64,), bias=False, norm=False, relu=False, pool=Pool(3, 2, "symmetric")),
     stride_unit="first",
     stride_at=2,
     projects="width or stride",
@@ -242,7 +250,7 @@ TIMM_V2 = Family(
     pre_identity="residual",
     post="none",
     bias=(False, False, False),
-    norm_last=False,
+    norms=(True, True, False),
     shortcut_bias=False,
     shortcut_norm=False,
     final_norm=True,
@@ -250,6 +258,8 @@ TIMM_V2 = Family(
     classes=1000,
     background=None,
     preprocess="timm_v2_224",
+    kinds=("bottleneck", "basic"),
+    channels_last=False,
 )
 
 # "d" and "t": three 3x3 convolutions as root block, and shortcuts that take the mean before they project.
@@ -259,6 +269,29 @@ TORCH_V1D = replace(
 TIMM_V2D = replace(TIMM_V2, name="timm v2d", networks="resnetv2_{layers}d", projection="avg_projection")
 TIMM_V2D_GN = replace(TIMM_V2D, name="timm v2d with group norm", networks="resnetv2_{layers}d_gn", norm="gn")
 
+# Models that MXNet's Gluon exported: only the 1x1 convolutions have biases.
+ONNX_ZOO_V1 = replace(
+    KERAS_V1,
+    name="ONNX zoo v1",
+    networks="resnet{layers}-v1",
+    stem=TORCH_V1.stem,
+    projects="width or stride",
+    bias=(True, False, True),
+    shortcut_bias=False,
+    epsilon=1e-5,
+    preprocess="onnx_zoo_224",
+    kinds=("bottleneck", "basic"),
+    channels_last=False,
+)
+ONNX_ZOO_V2 = replace(
+    TIMM_V2,
+    name="ONNX zoo v2",
+    networks="resnet{layers}-v2",
+    stem=TORCH_V1.stem,
+    preprocess="onnx_zoo_224",
+    input_norm=True,
+)
+
 BIT = replace(
     TIMM_V2,
     name="BiT",
@@ -267,4 +300,21 @@ BIT = replace(
     stem=replace(TIMM_V2.stem, pool=Pool(3, 2, "symmetric", "zero")),
     norm="gn",
     weight_epsilon=1e-8,
+    kinds=("bottleneck",),
+)
+
+FAMILIES = (
+    SLIM_V1,
+    SLIM_V2,
+    KERAS_V1,
+    KERAS_V1_2015,
+    KERAS_V2,
+    TORCH_V1,
+    TORCH_V1D,
+    TIMM_V2,
+    TIMM_V2D,
+    TIMM_V2D_GN,
+    BIT,
+    ONNX_ZOO_V1,
+    ONNX_ZOO_V2,
 )

@@ -37,8 +37,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import NetworkError
-from .families import GROUPS, Pool
-from .network import NORM_PARTS, Conv, Network, Unit
+from .families import GROUPS, Norm, Pool
+from .network import INPUT_NORM, NORM_PARTS, Conv, Network, Unit
 
 Array = npt.NDArray[np.float32]
 Shape = tuple[int | None, ...]
@@ -91,12 +91,14 @@ class Graph:
         shape: of one image, the tensor `images`: (height, width, channels), None where the size is free.
         nodes: in order.
         outputs: names of the tensors that are wanted: the last one, then the end points that were asked for.
+        channels_last: the images of the file that it was read from are (N, H, W, C).
     """
 
     name: str
     shape: Shape
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
+    channels_last: bool = False
 
 
 def plain_graph(
@@ -149,6 +151,8 @@ class _Builder:
     def forward(self) -> None:
         """The whole network."""
         network, net = self.network, INPUT
+        if network.family.input_norm:
+            net = self.norm(INPUT_NORM, net, INPUT_NORM, "bn")
         for conv in network.stem_convs:
             net = self.conv(conv, net)
         if network.stem and network.stem.pool:
@@ -201,17 +205,18 @@ class _Builder:
             padding=(conv.rate * (conv.kernel // 2),) * 4,
         )
         if conv.norm:
-            net = self.norm(conv.norm_scope, net, conv.norm_scope if conv.relu else name)
+            net = self.norm(conv.norm_scope, net, conv.norm_scope if conv.relu else name, conv.norm)
         return self.add("relu", name, [net]) if conv.relu else net
 
     def norm_relu(self, scope: str, net: str) -> str:
         """A norm, then ReLU."""
-        word = "BatchNorm" if self.network.family.norm == "bn" else "GroupNorm"
-        return self.add("relu", scope, [self.norm(scope, net, f"{scope}/{word}")])
+        kind = self.network.family.norm
+        word = "BatchNorm" if kind == "bn" else "GroupNorm"
+        return self.add("relu", scope, [self.norm(scope, net, f"{scope}/{word}", kind)])
 
-    def norm(self, scope: str, net: str, name: str) -> str:
-        """A norm of the network's kind with the variables of `scope`."""
-        kind, epsilon = self.network.family.norm, self.network.epsilon
+    def norm(self, scope: str, net: str, name: str, kind: Norm) -> str:
+        """A norm with the variables of `scope`."""
+        epsilon = self.network.epsilon
         if kind == "gn":
             return self.add(
                 "group_norm", name, [net], scope=scope, parts=NORM_PARTS[kind], groups=GROUPS, epsilon=epsilon

@@ -7,23 +7,26 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from . import names
 from .conclude import conclude
-from .dialects import DIALECTS
+from .dialects import DIALECTS, Dialect
 from .errors import CheckpointError, NetworkError, nearest
+from .hub import local_path
 from .model import Array, Model
 from .network import Network
-from .own_file import understand
+from .own_file import Description, understand, understand_onnx
 from .published import NETWORKS
 from .resnet import with_output_stride
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .checkpoints import Checkpoint
+    from .checkpoints.onnx import OnnxGraph
     from .preprocess import Preprocess
 
 
@@ -84,6 +87,7 @@ def load(
     threads: int | None = None,
     isa: str | None = None,
     winograd: bool = True,
+    external_data: bool = False,
 ) -> Model:
     """Load a checkpoint, or the built-in model by its name, `fashion`.
 
@@ -93,7 +97,7 @@ def load(
     Format, family, depth, classes and preprocessing are concluded from the file; `model.evidence` says from what.
 
     Args:
-        path: whatever `read_checkpoint` takes, or "fashion".
+        path: whatever `read_checkpoint` takes, such as a file or "hf://timm/resnet50.a1_in1k", or "fashion".
         network: the table that the checkpoint must fit, or the name of one of `NETWORKS`; None: concluded.
         num_classes: of `network`, where it is not its own; 0 leaves the classifier out.
         global_pool: False for a map of logits or features instead of one vector.
@@ -103,6 +107,7 @@ def load(
         threads: of the forward pass; None for `RESFORWARD_THREADS` or all that this process may use.
         isa: instruction set; None for `RESFORWARD_ISA` or the best.
         winograd: False computes every convolution directly: slower, with half the rounding errors.
+        external_data: read the tensors that an `.onnx` file keeps in other files of its folder.
 
     Raises:
         CheckpointError: a file that is damaged, or does not fit; every misfit is listed.
@@ -113,40 +118,32 @@ def load(
     if network is not None and not isinstance(network, Network | str):
         raise NetworkError(f"network is a {type(network).__name__}", help="pass a Network or the name of one")
     wanted = NETWORKS[_network_name(network)] if isinstance(network, str) else network
-    held: Network | None
     if str(path) in BUILT_IN:  # a file of that name is ./fashion
         wanted = wanted or NETWORKS[str(path)]
         path = checkpoint_path(path)
     elif str(path) in NETWORKS and not any(os.path.exists(f"{path}{suffix}") for suffix in ("", ".index")):
         raise CheckpointError(
             f"there is no checkpoint called {path}",
-            help=f"name a file or a folder; built in is only {', '.join(BUILT_IN)}",
+            help=f"name a file or a folder; `pull` downloads published ones, built in is only {', '.join(BUILT_IN)}",
         )
-    checkpoint = read_checkpoint(path)
     source = Path(path).name
+    file = local_path(path)
+    checkpoint = read_checkpoint(file, external_data=external_data)
     evidence: tuple[str, ...] = (f"format {checkpoint.format}: what its bytes say",)
-    told = understand(checkpoint.metadata, source)
-    if wanted is None and told:
-        wanted = held = told.network
-        scope, dialect = "", DIALECTS[0]  # slim's names, which are ours
-        evidence += ("network, preprocessing and labels: what the file says",)
-    elif wanted is None:
-        conclusion = conclude(checkpoint, source)
-        wanted, scope, held = conclusion.network, conclusion.scope, conclusion.network
-        dialect = conclusion.dialect
-        evidence += conclusion.evidence
-    else:
-        scope, dialect = names.find_scope(checkpoint, wanted)
-        held = _held(checkpoint, source)
-        evidence += (f"network {wanted.name}: asked for",)
+    if file is not path:
+        evidence += (f"file {os.fspath(file)}",)  # names the commit
+    held = _held(checkpoint, wanted, source)
+    evidence += held.evidence
+    wanted, told = wanted or held.network, held.told
+    assert wanted is not None
     if num_classes is not None:
         wanted = dataclasses.replace(wanted, num_classes=num_classes)
     if global_pool is not None:
         wanted = dataclasses.replace(wanted, global_pool=global_pool)
     wanted = with_output_stride(wanted, output_stride)
-    weights, unused = names.rename(checkpoint, wanted, scope, source, held, dialect)
+    weights, unused = names.rename(held.tensors, wanted, held.scope, source, held.network, held.dialect)
     own: dict[str, Any] = {"preprocess": told.preprocess, "labels": told.labels} if told else belongings(wanted)
-    if not told and (row := _beside(Path(path))):
+    if not told and (row := _beside(Path(file))):
         own["preprocess"] = row
         evidence += (f"preprocessing: {_BESIDE} beside it",)
     if not wanted.num_classes:
@@ -168,13 +165,13 @@ def load(
 BUILT_IN = ("fashion",)
 
 
-def checkpoint_path(name: str | os.PathLike[str]) -> Path:
+def checkpoint_path(name: str | os.PathLike[str]) -> str | os.PathLike[str]:
     """The file that a name stands for: the package's own for a built-in model's, else itself.
 
     >>> checkpoint_path("fashion").name
     'fashion.safetensors'
     """
-    return Path(__file__).parent / "builtin" / f"{name}.safetensors" if str(name) in BUILT_IN else Path(name)
+    return Path(__file__).parent / "builtin" / f"{name}.safetensors" if str(name) in BUILT_IN else name
 
 
 _BESIDE = "config.json"
@@ -223,12 +220,55 @@ def _preprocess(row: Preprocess | str | None) -> Preprocess | None:
     return PRESETS[row]
 
 
-def _held(checkpoint: Mapping[str, npt.NDArray[Any]], source: str) -> Network | None:
-    """What a checkpoint seems to hold, to explain a misfit; None where nothing can be concluded."""
-    try:
-        return conclude(checkpoint, source).network
-    except CheckpointError:
-        return None
+class _Held(NamedTuple):
+    """What a checkpoint holds.
+
+    Args:
+        network: its table; None where only whoever asked for one knows.
+        tensors: of its variables, called as `dialect` has them behind `scope`.
+        told: what the file itself says of preprocessing and labels, where it does.
+        evidence: one sentence for each decision.
+    """
+
+    network: Network | None
+    tensors: Mapping[str, npt.NDArray[Any]]
+    scope: str = ""
+    dialect: Dialect = DIALECTS[0]  # slim's names, which are ours
+    told: Description | None = None
+    evidence: tuple[str, ...] = ()
+
+
+def _held(checkpoint: Checkpoint, wanted: Network | None, source: str) -> _Held:
+    """Find out what a checkpoint holds, and under which names it may hold the network that is wanted."""
+    if checkpoint.graph is not None:
+        held = _in_graph(checkpoint.graph, checkpoint, source)
+    elif told := understand(checkpoint.metadata, source):
+        evidence = ("network, preprocessing and labels: what the file says",)
+        held = _Held(told.network, checkpoint, told=told, evidence=evidence)
+    else:
+        try:
+            found = conclude(checkpoint, source)
+            held = _Held(found.network, checkpoint, found.scope, found.dialect, evidence=found.evidence)
+        except CheckpointError:
+            if wanted is None:
+                raise
+            held = _Held(None, checkpoint)
+        if wanted is not None:
+            scope, dialect = names.find_scope(checkpoint, wanted)
+            held = held._replace(scope=scope, dialect=dialect)
+    return held if wanted is None else held._replace(evidence=(f"network {wanted.name}: asked for",))
+
+
+def _in_graph(graph: OnnxGraph, checkpoint: Checkpoint, source: str) -> _Held:
+    """A network recognised by what its nodes compute."""
+    from .onnx_graph import plain_operations
+    from .recognise import recognise
+
+    found = recognise(plain_operations(graph, checkpoint, source), source)
+    name, preprocess, labels = understand_onnx(checkpoint.metadata, source)
+    network = dataclasses.replace(found.network, name=name or found.network.name)
+    told = Description(network, preprocess, labels) if name else None
+    return _Held(network, found.weights, told=told, evidence=found.evidence)
 
 
 def belongings(network: Network) -> dict[str, Any]:
@@ -237,5 +277,6 @@ def belongings(network: Network) -> dict[str, Any]:
 
     if network.name in BUILT_IN:
         return {"preprocess": preprocess.FASHION_28, "labels": labels.FASHION_10}
-    row = preprocess.PRESETS[network.family.preprocess] if network.input_channels == 3 and network.stem else None
+    known = network.family.preprocess if network.input_channels == 3 and network.stem else None
+    row = preprocess.PRESETS[known] if known else None
     return {"preprocess": row, "labels": labels.labels_for(network.num_classes) if network.num_classes else None}

@@ -341,7 +341,7 @@ class Model:
         if self.preprocess is None:
             raise NetworkError(
                 f"how {self.network.name} wants its pictures preprocessed is not known",
-                help="pass preprocess= to `load`, or preprocessed arrays to the model itself",
+                help="pass preprocess= to `load` (--preprocess to `predict`), or preprocessed arrays to the model",
             )
         return self.preprocess.batch(pictures)
 

@@ -129,6 +129,7 @@ class Conv:
         return (size - 1) // self.stride + 1
 
 
+INPUT_NORM = "images/BatchNorm"  # the prefix of its variables, where a family has one
 NORM_PARTS: dict[Norm, tuple[str, ...]] = {
     "bn": ("gamma", "beta", "moving_mean", "moving_variance"),
     "gn": ("gamma", "beta"),
@@ -150,7 +151,7 @@ class Unit:
         stride: step of the unit, pixels. rates: dilation of each of its convolutions.
         stride_at: the convolution that carries the stride, counted from 1. norm: of which kind its norms are.
         pre, post: norm and ReLU before its paths, and what follows the sum; see `Family`.
-        bias: of its convolutions. norm_last: a norm after the last of them.
+        bias, norms: whether its convolutions have them.
         shortcut: how the input reaches the sum: `identity`; `subsample`, every stride-th pixel; `projection`, a 1x1
             convolution with the stride; `avg_projection`, the mean of stride x stride pixels and then a convolution.
         shortcut_bias, shortcut_norm: of the projection.
@@ -168,7 +169,7 @@ class Unit:
     pre: Pre
     post: Post
     bias: tuple[bool, ...]
-    norm_last: bool
+    norms: tuple[bool, ...]
     shortcut: Shortcut
     shortcut_bias: bool
     shortcut_norm: bool
@@ -196,7 +197,7 @@ class Unit:
 
     @functools.cached_property
     def convs(self) -> tuple[Conv, ...]:
-        """The residual path, in order. Inner convolutions are always followed by norm and ReLU."""
+        """The residual path, in order. Inner convolutions are always followed by ReLU."""
         rows, last = [], len(self.kind.kernels)
         depth_in = self.depth_in
         for place, kernel in enumerate(self.kind.kernels, start=1):
@@ -210,7 +211,7 @@ class Unit:
                     stride=self.stride if place == self.stride_at else 1,
                     rate=self.rates[place - 1],
                     bias=self.bias[place - 1],
-                    norm=self.norm if place < last or self.norm_last else None,
+                    norm=self.norm if self.norms[place - 1] else None,
                     relu=place < last,
                 )
             )
@@ -310,7 +311,8 @@ class Network:
         for place, depth in enumerate(self.stem.widths, start=1):
             name = "conv1" if len(self.stem.widths) == 1 else f"conv1/conv{place}"
             kernel, stride = (self.stem.kernel, self.stem.stride) if place == 1 else (3, 1)
-            normed = place < len(self.stem.widths) or self.stem.norm
+            inner = place < len(self.stem.widths)
+            normed = self.family.norms[0] if inner else self.stem.norm
             rows.append(
                 Conv(
                     name,
@@ -320,7 +322,7 @@ class Network:
                     stride=stride,
                     bias=self.stem.bias,
                     norm=self.family.norm if normed else None,
-                    relu=normed,
+                    relu=inner or self.stem.relu,
                 )
             )
             depth_in = depth
@@ -342,6 +344,8 @@ class Network:
     def variables(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all variables: slim's, without the scope."""
         shapes: dict[str, tuple[int, ...]] = {}
+        if self.family.input_norm:
+            shapes |= norm_variables(INPUT_NORM, self.input_channels)
         for conv in self.stem_convs:
             shapes |= conv.variables
         for unit in self.units:
@@ -372,7 +376,7 @@ class Network:
         >>> NETWORKS["resnet_v2_50"].uncomputed
         ()
         """
-        parts = ["batch norm on the image"] if self.family.input_norm else []
+        parts = ["batch norm on an image that no root block reads"] if self.family.input_norm and not self.stem else []
         for unit in self.units:
             if unit.shortcut == "zero_pad":
                 parts.append(f"{unit.name}: shortcut {unit.shortcut}")

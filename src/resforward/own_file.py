@@ -22,6 +22,7 @@ from .resnet import resnet
 
 VERSION = 1  # of what the metadata means; a file says the oldest that can read it
 KEY = "resforward"
+WRITER, WRITER_NAME = "writer", "resforward"  # in the metadata of an ONNX file that `convert` wrote
 _KINDS: Mapping[str, UnitKind] = {kind.name: kind for kind in (bottleneck, basic)}
 _OPTIONS = {"num_classes": int, "input_channels": int, "global_pool": bool, "epsilon": float}
 _AGAIN = "it was changed by hand, or damaged; convert the original again"
@@ -134,11 +135,7 @@ def understand(metadata: Mapping[str, str], source: str) -> Description | None:
     except NetworkError as error:
         raise CheckpointError(f"{source} describes no network: {error.message}", found=error.found) from error
     except (KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
-        raise CheckpointError(
-            f"{source}: its metadata is not what resforward writes",
-            found=[f"{type(error).__name__}: {error}"[:200]],
-            help=_AGAIN,
-        ) from error
+        raise _changed(source, error) from error
     if labels is not None and network.num_classes and len(labels) != network.num_classes:
         raise CheckpointError(f"{source} says {len(labels)} labels for {network.num_classes} classes", help=_AGAIN)
     if preprocess is not None and preprocess.input_channels != network.input_channels:
@@ -147,6 +144,35 @@ def understand(metadata: Mapping[str, str], source: str) -> Description | None:
             help=_AGAIN,
         )
     return Description(network, preprocess, labels)
+
+
+def understand_onnx(metadata: Mapping[str, str], source: str) -> tuple[str, Preprocess | None, tuple[str, ...] | None]:
+    """Name, preprocessing and labels of a network that `convert` wrote as ONNX; empty and None where it did not.
+
+    Args:
+        metadata: of an ONNX file. source: its name, for messages.
+
+    Raises:
+        CheckpointError: metadata of ours that was changed.
+    """
+    if metadata.get(WRITER) != WRITER_NAME:
+        return "", None, None
+    try:
+        preprocess = _row(Preprocess, json.loads(metadata["preprocess"])) if "preprocess" in metadata else None
+        labels = tuple(_typed(x, str) for x in json.loads(metadata["labels"])) if "labels" in metadata else None
+    except NetworkError as error:
+        raise CheckpointError(f"{source}: {error.message}", found=error.found) from error
+    except (KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise _changed(source, error) from error
+    return metadata.get("network", ""), preprocess, labels
+
+
+def _changed(source: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{source}: its metadata is not what resforward writes",
+        found=[f"{type(error).__name__}: {error}"[:200]],
+        help=_AGAIN,
+    )
 
 
 def _network(table: Any) -> Network:

@@ -18,7 +18,7 @@ from . import _core
 from .errors import NetworkError
 from .families import GROUPS
 from .fold import ScaleShift
-from .network import Conv, Network, Unit
+from .network import INPUT_NORM, Conv, Network, Unit
 
 Norm = Callable[[str], ScaleShift]
 
@@ -65,7 +65,8 @@ class Step:
         kind: of the core's steps. name: the end point or variable scope that it computes.
         inputs: values that it reads.
         linear, out, preact: its outputs: the plain result, the one after sum and ReLU, and the next norm of that.
-        relu: whether `out` ends in ReLU. norm: scope of the batch norm that makes `preact`, or of a group norm.
+        relu: whether `out` ends in ReLU. norm: scope of the batch norm that makes `preact` or that images are read
+            with, or of a group norm.
         conv: the row of its convolution. shortcut: what is added to it, read with shortcut_stride.
         tile: of a Winograd convolution.
         pads: of a max-pool, (y, x). stride: of an average pool, and the side of its windows.
@@ -236,7 +237,8 @@ def _trace(network: Network, n: int, h: int, w: int, winograd: bool) -> tuple[li
         # Whole cache lines, as every other value.
         floats = n * (h + 2 * margin) * (w + 2 * margin) * network.input_channels
         rows = Value(n, h, w, network.input_channels, floats=-(-floats // 16) * 16)
-        add(Step("load_rows", "images", out=rows, conv=first))
+        scope = INPUT_NORM if network.family.input_norm else ""
+        add(Step("load_rows", "images", out=rows, conv=first, norm=scope))
         last = convolve(first, rows, rows=True)
         points[first.name] = _out(last)
         for row in network.stem_convs[1:]:
@@ -403,7 +405,8 @@ def make_plan(
         if step.kind == "load_rows":
             rows = _out(step)
             assert step.conv is not None
-            plan.load_rows(rows.n, rows.h, rows.w, rows.c, step.conv.kernel // 2, rows.offset)
+            affine = norm(step.norm) if step.norm else (None, None)
+            plan.load_rows(rows.n, rows.h, rows.w, rows.c, step.conv.kernel // 2, rows.offset, *affine)
             continue
         if step.kind == "mean":
             plan.mean(step.inputs[0].tensor(), _out(step).tensor())

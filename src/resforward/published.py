@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .families import SLIM_V1, SLIM_V2, Family, Stem
-from .network import Block, Network, bottleneck
+from .network import Block, Network, UnitKind, bottleneck
 from .resnet import resnet, resnet_block
 
 BASIC_UNITS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}  # units per Block, by depth
+
+
+def published_layers(kind: UnitKind, units: Sequence[int]) -> int | None:
+    """By how many layers a published network with so many units in its Blocks is known.
+
+    >>> published_layers(bottleneck, [3, 4, 6, 3])
+    50
+    """
+    known = UNITS if kind is bottleneck else BASIC_UNITS
+    return next((layers for layers, counts in known.items() if list(counts) == list(units)), None)
 
 
 def block_strides(family: Family, blocks: int) -> list[int]:
@@ -38,7 +48,7 @@ def _fashion() -> Network:
         Block("block2", bottleneck, [(128, 48, 1)] * 2 + [(128, 48, 2)]),
         Block("block3", bottleneck, [(192, 64, 1)] * 4),
     ]
-    stem = Stem(kernel=3, stride=1, widths=(32,), bias=True, norm=False, pool=None)
+    stem = Stem(kernel=3, stride=1, widths=(32,), bias=True, norm=False, relu=False, pool=None)
     return resnet(SLIM_V2, blocks, 10, input_channels=1, stem=stem, name="fashion")
 
 

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .errors import NetworkError
 from .families import GROUPS, Pool
-from .network import Conv, Network, Unit
+from .network import INPUT_NORM, Conv, Network, Unit
 
 Array = NDArray[Any]
 Weights = Mapping[str, Array]
@@ -252,6 +252,8 @@ def root_block(images: Array, network: Network, weights: Weights, end_points: En
         end_points: gains `conv1` and `pool1`.
     """
     net = images
+    if network.family.input_norm:
+        net = _norm(net, INPUT_NORM, weights, network.epsilon)
     for conv in network.stem_convs:
         end_points[conv.name] = net = conv2d(net, conv, weights, network.epsilon)
     if network.stem and network.stem.pool:

@@ -97,7 +97,7 @@ def resnet(
                     pre=family.pre_projection if projects else family.pre_identity,
                     post=family.post,
                     bias=family.bias if convs > 2 else (family.bias[0], family.bias[-1]),
-                    norm_last=family.norm_last,
+                    norms=family.norms if convs > 2 else (family.norms[0], family.norms[-1]),
                     shortcut=shortcut,
                     shortcut_bias=family.shortcut_bias,
                     shortcut_norm=family.shortcut_norm,

@@ -18,6 +18,7 @@ from resforward.checkpoints import (
     keras_h5,
     keras_zip,
     locate,
+    onnx,
     safetensors,
     tf_bundle,
     tf_table,
@@ -28,7 +29,9 @@ from resforward.checkpoints import (
 )
 from resforward.checkpoints.arrays import Array, Contents, as_numpy
 from resforward.checkpoints.files import DiskFolder, File, Folder
+from resforward.checkpoints.onnx import OnnxGraph
 from resforward.errors import CheckpointError
+from resforward.hub import local_path
 
 __all__ = ["Checkpoint", "read_checkpoint"]
 
@@ -52,6 +55,7 @@ _FORMATS: tuple[_Format, ...] = (
     torch_zip,
     torch_stream,
     torch_tar,
+    onnx,
 )
 
 
@@ -70,17 +74,19 @@ class Checkpoint(Mapping[str, Array]):
     float32, and to this machine's byte order.
 
     Attributes:
-        path: what was read, as it was given.
+        path: what was read, as it was given; of hf://, the file in the cache.
         format: the format's name, for messages.
         skipped: names that hold no numbers or lie beside the model, such as `_CHECKPOINTABLE_OBJECT_GRAPH` or
             `optimizer`, and what they hold.
         metadata: what the file says of itself, where its format has a place for that: texts by key.
+        graph: what is computed with the tensors, where the format says that: ONNX.
     """
 
     path: Path
     format: str
     skipped: Mapping[str, str]
     metadata: Mapping[str, str]
+    graph: OnnxGraph | None
     _stored: Mapping[str, Array]
 
     def __getitem__(self, name: str) -> Array:
@@ -100,7 +106,7 @@ class Checkpoint(Mapping[str, Array]):
         return f"<Checkpoint {self.path}: {self.format}, {len(self)} tensors, {size / 1e6:.1f} MB>"
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike[str], *, external_data: bool = False) -> Checkpoint:
     """Read a checkpoint, whatever its format.
 
     >>> for name, array in read_checkpoint("resnet_v1_50_2016_08_28.tar.gz").items():  # doctest: +SKIP
@@ -109,9 +115,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Args:
         path: a TensorFlow V1 file or any of its shards; a V2 bundle by its prefix, its `.index` or any of its
             `.data-?????-of-?????`; a `.safetensors` file; a PyTorch file (`.pth`, `.pt`) of a state
-            dict, alone or with what training kept beside it; a `.h5`, `.weights.h5` or `.keras` file of Keras; a tar
-            archive of these, plain or gzipped; or a folder, where a `checkpoint` file names the one to read, or there
-            is just one.
+            dict, alone or with what training kept beside it; a `.h5`, `.weights.h5` or `.keras` file of Keras; an
+            `.onnx` file; a tar archive of these, plain or gzipped; or a folder, where a `checkpoint` file names the
+            one to read, or there is just one. Or, with huggingface_hub installed,
+            hf://owner/name[@revision][/path/in/repository].
+        external_data: read the tensors that an `.onnx` file keeps in other files of its folder.
 
     Raises:
         CheckpointError: there is no such file, it is of another kind, damaged, holds code, or part of it is missing.
@@ -119,13 +127,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """
     if not os.fspath(path):  # else an unset variable would mean the current folder
         raise CheckpointError("the path is empty", help="pass a checkpoint file or its folder")
-    path = Path(path)
+    path = Path(local_path(path))
     folder: Folder
     if os.path.isdir(path) and not os.path.isfile(f"{path}.index"):
-        folder = DiskFolder(path)
+        folder = DiskFolder(path, external_data)
         name = locate.only(folder)
     else:
-        folder = DiskFolder(path.parent)
+        folder = DiskFolder(path.parent, external_data)
         name = locate.resolve(folder, path.name)
         if name == locate.STATE_FILE and folder.has(name):
             name = locate.latest(folder, name) or name
@@ -137,7 +145,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     for module in _FORMATS:
         if module.recognises(file):
             contents = module.read(folder, name)
-            return Checkpoint(path, module.NAME, contents.skipped, contents.metadata, contents.tensors)
+            return Checkpoint(path, module.NAME, contents.skipped, contents.metadata, contents.graph, contents.tensors)
     raise _unknown(file)
 
 
@@ -156,7 +164,7 @@ def _unknown(file: File) -> CheckpointError:
         return CheckpointError(
             f"`{file.name}` is a table, but of no TensorFlow checkpoint",
             found=["its first record is neither a list of tensors (V1) nor a header (V2)"],
-            help="pass a TensorFlow, PyTorch, Keras or .safetensors file",
+            help="pass a TensorFlow, PyTorch, Keras, ONNX or .safetensors file",
         )
     first, last = bytes(file.data[:8]).hex(" "), bytes(file.data[-8:]).hex(" ")
     return CheckpointError(
@@ -165,5 +173,5 @@ def _unknown(file: File) -> CheckpointError:
             f"{len(file.data)} bytes; the first are {first}, the last {last}",
             f"a TensorFlow checkpoint ends in {tf_table.MAGIC.hex(' ')}: without it, it is cut short",
         ],
-        help="copy or download it again, or pass a TensorFlow, PyTorch, Keras or .safetensors file",
+        help="copy or download it again, or pass a TensorFlow, PyTorch, Keras, ONNX or .safetensors file",
     )

@@ -12,6 +12,10 @@ import numpy.typing as npt
 
 from resforward.checkpoints.files import File
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from resforward.checkpoints.onnx import OnnxGraph
+
 Array = npt.NDArray[Any]
 
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])  # NumPy has no bfloat16, so a reader marks it by this field name
@@ -20,11 +24,12 @@ _MAX_BYTES = 1 << 47  # what a 64-bit process can address
 
 
 class Contents(NamedTuple):
-    """The tensors of one checkpoint under the file's own names, names of what else it holds, and its metadata."""
+    """The tensors of one checkpoint under the file's own names, names of what else it holds, metadata, a graph."""
 
     tensors: dict[str, Array]
     skipped: dict[str, str]
     metadata: Mapping[str, str] = MappingProxyType({})
+    graph: OnnxGraph | None = None
 
 
 def byte_size(shape: tuple[int, ...], dtype: np.dtype[Any], file: File, where: str) -> int:

@@ -18,6 +18,7 @@ _FOLDER_ENTRIES = 10_000
 _HEAD, _TAIL = 512, 8
 _NOTHING = memoryview(b"")
 
+_PASS = "pass a checkpoint file or its folder"
 _COPY_AGAIN = "copy or download the file again, and compare its size with its publisher's"
 
 
@@ -75,6 +76,8 @@ class File:
 class Folder(Protocol):
     """Where the files of a checkpoint lie side by side: a folder on disk, or an unpacked archive."""
 
+    named_files: bool  # whether a file in it may name another that is read with it
+
     @property
     def name(self) -> str:
         """The folder as messages quote it."""
@@ -98,7 +101,8 @@ class DiskFolder:
     A mapping follows the file: replace a checkpoint that is in use by renaming a new file over it, never in place.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, named_files: bool = False) -> None:
+        self.named_files = named_files
         self._path = path
         self._budget = Budget()
         self._allowed: set[str] = set()
@@ -149,7 +153,7 @@ class DiskFolder:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path, or a file cut short this moment
             raise CheckpointError(f"cannot read `{path}`: {getattr(error, 'strerror', None) or error}") from error
         if not regular:
-            raise CheckpointError(f"`{path}` is not a regular file", help="pass a checkpoint file or its folder")
+            raise CheckpointError(f"`{path}` is not a regular file", help=_PASS)
         if name not in self._allowed:
             self._budget.allow(len(data))
             self._allowed.add(name)
@@ -158,16 +162,18 @@ class DiskFolder:
     def _missing(self, path: Path) -> CheckpointError:
         folder = path.parent
         if not folder.is_dir():
-            return CheckpointError(f"no checkpoint `{path}`", found=[f"there is no folder `{folder}`"])
-        names = DiskFolder(folder).names()
+            return CheckpointError(f"no checkpoint `{path}`", found=[f"there is no folder `{folder}`"], help=_PASS)
+        names = [name for name in DiskFolder(folder).names() if not name.startswith(".")]
         prefixes = {name.removesuffix(".index") for name in names}
         hint = nearest(path.name, sorted(prefixes.union(names)))
         found = [f"the folder `{folder}` holds {_some(names)}"]
-        return CheckpointError(f"no checkpoint `{path}`", found=found, help=hint or None)
+        return CheckpointError(f"no checkpoint `{path}`", found=found, help=hint or _PASS)
 
 
 class MemoryFolder:
     """The files of an unpacked archive, held in memory."""
+
+    named_files = False
 
     def __init__(self, name: str, members: dict[str, memoryview], budget: Budget) -> None:
         self._name = name

@@ -51,8 +51,8 @@ def describe(head: bytes) -> Kind | None:
         return Kind("an XML file, as stores answer when a download is refused", _DOWNLOAD)
     if start.startswith((b"{", b"[")):
         return Kind("a JSON file", _CONVERT)
-    if head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x3a"):  # ModelProto: ir_version, then producer or graph
-        return Kind("an ONNX or SavedModel graph", _CONVERT)
+    if head[:1] == b"\x08" and head[2:3] == b"\x12":  # SavedModel: its version, then a graph; ModelProto: a producer
+        return Kind("a TensorFlow SavedModel, or an ONNX file cut short", _CONVERT)
     if head and not any(head):
         return Kind("a file of zeros, as a download that was broken off leaves", "download it again")
     return None

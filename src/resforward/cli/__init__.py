@@ -20,6 +20,7 @@ COMMANDS = {  # here and not in their files, so that --help imports none of them
     "bench": "Time the forward pass.",
     "convert": "Write a checkpoint as an ONNX file, or as a file of ours.",
     "inspect": "Show a network or a checkpoint as a table.",
+    "pull": "Download published weights.",
     "doctor": "Say what this machine offers, what was chosen, and why.",
 }
 

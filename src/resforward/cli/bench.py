@@ -13,6 +13,7 @@ from .console import (
     columns,
     count,
     debug_option,
+    external_data_option,
     facts,
     in_words,
     out,
@@ -61,6 +62,7 @@ def _engines(ctx: click.Context, _: click.Parameter, value: str | None) -> list[
     callback=_engines,
     help="Take turns with other engines, and compare.",
 )
+@external_data_option
 @threads_option
 @winograd_option
 @click.option("--json", "as_json", is_flag=True, help="One document: all durations, conditions and versions.")
@@ -73,6 +75,7 @@ def command(
     warmup: int | None,
     per_unit: bool,
     engines: list[str],
+    external_data: bool,
     threads: int | None,
     winograd: bool,
     as_json: bool,
@@ -134,7 +137,7 @@ def command(
     check_installed(engines)
     network = named_network(target)
     options: dict[str, Any] = {"threads": threads, "winograd": winograd}
-    model = build(network, **options) if network else load_checkpoint(target, **options)
+    model = build(network, **options) if network else load_checkpoint(target, external_data=external_data, **options)
     height, width = model.input_size
     size = size or (min(height, 224), min(width, 224))
     if engines:

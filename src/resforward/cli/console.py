@@ -129,6 +129,12 @@ def winograd_option(command: Command) -> Command:
     return click.option("--no-winograd", "winograd", flag_value=False, default=True, help=text)(command)
 
 
+def external_data_option(command: Command) -> Command:
+    """Give a command `--external-data`."""
+    text = "Read the tensors that an .onnx file keeps in other files of its folder."
+    return click.option("--external-data", is_flag=True, help=text)(command)
+
+
 def size_option(help: str) -> Callable[[Command], Command]:
     """Give a command `--size`, 224 or 224x320, as (height, width)."""
 

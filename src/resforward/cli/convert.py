@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
-from .console import count, debug_option, facts, out_json, printable, size_option
+from ..errors import TargetError
+from .console import count, debug_option, external_data_option, facts, out_json, printable, size_option
 
 
 @click.command()
@@ -15,6 +18,7 @@ from .console import count, debug_option, facts, out_json, printable, size_optio
 @size_option("Of the images. [default: any]")
 @click.option("--end-point", "end_points", multiple=True, metavar="NAME", help="A further output; may be repeated.")
 @click.option("--bfloat16", is_flag=True, help="Weights in half the space, rounded; of .safetensors.")
+@external_data_option
 @click.option("--force", is_flag=True, help="Replace a file that is there already.")
 @click.option("--json", "as_json", is_flag=True, help="One document.")
 @debug_option
@@ -24,6 +28,7 @@ def command(
     size: tuple[int, int] | None,
     end_points: tuple[str, ...],
     bfloat16: bool,
+    external_data: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -45,20 +50,20 @@ def command(
     labels; of .safetensors: resforward).
     """
     from ..conversion import check_target, convert
-    from .target import load_checkpoint, named_network
+    from .target import load_checkpoint, refuse_network
 
-    check_target(target, force)
-    if named_network(source):
-        raise click.UsageError(f"{source} is a network without weights; convert wants a checkpoint")
-    model = load_checkpoint(source)
-    written = convert(
-        model,
-        target,
-        end_points=end_points,
-        size=size,
-        storage="bfloat16" if bfloat16 else "float32",
-        overwrite=force,
-    )
+    with _our_words():
+        check_target(target, force)
+        refuse_network(source, "convert")
+        model = load_checkpoint(source, external_data=external_data)
+        written = convert(
+            model,
+            target,
+            end_points=end_points,
+            size=size,
+            storage="bfloat16" if bfloat16 else "float32",
+            overwrite=force,
+        )
     if as_json:
         out_json(dataclasses.asdict(written), indent=2)
         return
@@ -71,3 +76,16 @@ def command(
         ("outputs", ", ".join(map(printable, written.outputs))),
     ]
     facts([row for row in rows if row[1]])
+
+
+@contextmanager
+def _our_words() -> Iterator[None]:
+    """Say what helps as an option, not as an argument of the function."""
+    from ..conversion import REPLACES
+
+    try:
+        yield
+    except TargetError as error:
+        if error.help == REPLACES:
+            error.help = "--force replaces it"
+        raise

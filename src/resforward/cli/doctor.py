@@ -162,7 +162,7 @@ def _print(report: dict[str, Any]) -> None:
         ]
         rows.append(("packages", _versions(report["packages"]) or "not known: run from its sources"))
         rows += [
-            ("extras" if place == 0 else "", f"{extra}: {_versions(packages)}")
+            ("extras" if place == 0 else "", f"{extra}: {_versions(packages)}{_to_install(extra, packages)}")
             for place, (extra, packages) in enumerate(report["extras"].items())
         ]
     facts(rows)
@@ -174,6 +174,10 @@ def _or(value: float | None, form: str, otherwise: str) -> str:
 
 def _gib(size: int | None) -> str:
     return _or(size and size / 2**30, "{:.1f} GiB", "unknown")
+
+
+def _to_install(extra: str, packages: dict[str, str | None]) -> str:
+    return "" if all(packages.values()) else f"; pip install 'resforward[{extra}]'"
 
 
 def _versions(packages: dict[str, str | None]) -> str:

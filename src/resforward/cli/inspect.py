@@ -6,11 +6,24 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from .console import REFUSED, columns, count, debug_option, facts, out, out_json, paint, printable, size_option
+from .console import (
+    REFUSED,
+    columns,
+    count,
+    debug_option,
+    external_data_option,
+    facts,
+    out,
+    out_json,
+    paint,
+    printable,
+    size_option,
+)
 
 if TYPE_CHECKING:
     from ..checkpoints import Checkpoint
@@ -30,6 +43,7 @@ if TYPE_CHECKING:
 @click.option(
     "--check-tensors", is_flag=True, help="Look for NaN, infinity and negative variances in a checkpoint, instead."
 )
+@external_data_option
 @click.option("--json", "as_json", is_flag=True, help="One document.")
 @debug_option
 def command(
@@ -39,6 +53,7 @@ def command(
     unfold: bool,
     list_end_points: bool,
     check_tensors: bool,
+    external_data: bool,
     as_json: bool,
 ) -> int:
     """Show a network or a checkpoint as a table.
@@ -55,14 +70,17 @@ def command(
     parameters, units), end_points (name, aliases, shape, macs, parameters), preprocess, checkpoint (path, format,
     bytes, evidence, unused; null for a network). With --check-tensors: path, tensors, damaged.
     """
-    from .target import named_network
+    from .target import named_network, refuse_network
 
     network = named_network(target)
     if check_tensors:
-        if network:
-            raise click.UsageError(f"{target} is a network without weights; --check-tensors wants a checkpoint")
-        return _check_tensors(target, as_json)
-    subject = _of_network(network, output_stride) if network else _of_checkpoint(target, output_stride)
+        refuse_network(target, "--check-tensors")
+        return _check_tensors(target, as_json, external_data)
+    subject = (
+        _of_network(network, output_stride)
+        if network
+        else _of_checkpoint(target, output_stride=output_stride, external_data=external_data)
+    )
     height, width = size or (subject.preprocess.size if subject.preprocess else (224, 224))
     if as_json:
         out_json(_document(subject, height, width), indent=2)
@@ -97,10 +115,10 @@ def _of_network(network: Network, output_stride: int | None) -> _Subject:
     return _Subject(with_output_stride(network, output_stride), belongings(network)["preprocess"])
 
 
-def _of_checkpoint(path: str, output_stride: int | None) -> _Subject:
+def _of_checkpoint(path: str, **options: Any) -> _Subject:
     from .target import load_checkpoint
 
-    model: Model = load_checkpoint(path, output_stride=output_stride)
+    model: Model = load_checkpoint(path, **options)
     first, *evidence = model.evidence
     return _Subject(
         model.network,
@@ -115,9 +133,10 @@ def _of_checkpoint(path: str, output_stride: int | None) -> _Subject:
 
 def _bytes(path: str) -> int | None:
     """Of a file, of the files in a folder, or of an index and its data; None where a prefix means other files."""
+    from ..hub import local_path
     from ..loading import checkpoint_path
 
-    file = checkpoint_path(path)
+    file = Path(local_path(checkpoint_path(path), offline=True))
     if file.is_dir():
         parts = [child for child in file.iterdir() if child.is_file()]
     else:
@@ -253,11 +272,13 @@ def _document(subject: _Subject, height: int, width: int) -> dict[str, Any]:
     }
 
 
-def _check_tensors(path: str, as_json: bool) -> int:
+def _check_tensors(path: str, as_json: bool, external_data: bool) -> int:
     from ..checkpoints import read_checkpoint
     from ..loading import checkpoint_path
+    from .target import misspelt
 
-    checkpoint = read_checkpoint(checkpoint_path(path))
+    with misspelt(path):
+        checkpoint = read_checkpoint(checkpoint_path(path), external_data=external_data)
     damaged = list(_damaged(checkpoint))
     if as_json:
         out_json({"path": path, "tensors": len(checkpoint), "damaged": damaged}, indent=2)

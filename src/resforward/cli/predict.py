@@ -14,6 +14,7 @@ from ..errors import ImageError
 from .console import (
     SOME_FAILED,
     debug_option,
+    external_data_option,
     in_words,
     out,
     out_json,
@@ -45,7 +46,7 @@ Answer = tuple[str, "list[Prediction] | ImageError"]
     default="fashion",
     show_default=True,
     type=click.Path(readable=False),
-    help="A checkpoint, or `fashion`.",
+    help="A checkpoint, hf://owner/name, or `fashion`.",
 )
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, metavar="N", help="Classes an image.")
 @click.option(
@@ -54,6 +55,10 @@ Answer = tuple[str, "list[Prediction] | ImageError"]
 @click.option(
     "--num-classes", type=click.IntRange(1), metavar="N", help="Of the network, where the file leaves it open."
 )
+@click.option(
+    "--preprocess", metavar="NAME", help="A row of docs/preprocessing.md. [default: what the weights were trained with]"
+)
+@external_data_option
 @threads_option
 @winograd_option
 @click.option("--json", "as_json", is_flag=True, help="One object a line for each image.")
@@ -65,6 +70,8 @@ def command(
     top: int,
     labels: str | None,
     num_classes: int | None,
+    preprocess: str | None,
+    external_data: bool,
     threads: int | None,
     winograd: bool,
     as_json: bool,
@@ -85,9 +92,17 @@ def command(
     if images.count("-") > 1:
         raise click.UsageError("stdin holds one picture: give `-` once")
     from ..labels import read_labels
-    from ..loading import load
+    from .target import load_checkpoint, refuse_network
 
-    model = load(source, num_classes=num_classes, threads=threads, winograd=winograd)
+    refuse_network(source, "predict")
+    model = load_checkpoint(
+        source,
+        num_classes=num_classes,
+        preprocess=preprocess,
+        threads=threads,
+        winograd=winograd,
+        external_data=external_data,
+    )
     if labels is not None:
         model.labels = read_labels(labels, model.network.num_classes)
     if not quiet:
