@@ -38,9 +38,9 @@ def test_what_is_mutated_is_valid(name: str, tmp_path: Path) -> None:
         folder = tmp_path / str(place)
         folder.mkdir()
         case.write(seed.files, folder)
-        assert len(checkpoints.read_checkpoint(folder / seed.entry))
+        assert len(checkpoints.read_checkpoint(folder / seed.entry, **seed.options))
         if seed.write:
-            case.compute(load(folder / seed.entry))
+            case.compute(load(folder / seed.entry, **seed.options))
             whole += 1
     assert whole
 
@@ -50,7 +50,7 @@ def test_every_reader_is_fuzzed(tmp_path: Path) -> None:
     for name in FORMATS:
         for seed in case.seeds(name):
             case.write(seed.files, tmp_path)
-            read.add(checkpoints.read_checkpoint(tmp_path / seed.entry).format)
+            read.add(checkpoints.read_checkpoint(tmp_path / seed.entry, **seed.options).format)
             for each in seed.files:
                 (tmp_path / each).unlink()
     assert read == {module.NAME for module in _FORMATS}
@@ -113,10 +113,10 @@ def _use(seconds: float) -> None:
 def test_a_reader_that_breaks_a_promise_is_pinned_to_its_mutant(evil: str, monkeypatch: pytest.MonkeyPatch) -> None:
     original, at = checkpoints.read_checkpoint, []
 
-    def read(path: Path) -> checkpoints.Checkpoint:
+    def read(path: Path, **options: bool) -> checkpoints.Checkpoint:
         if at[-1] == _CASE:
             EVILS[evil](path)
-        return original(path)
+        return original(path, **options)
 
     mutant = case.mutant
     monkeypatch.setattr(checkpoints, "read_checkpoint", read)

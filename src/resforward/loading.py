@@ -264,7 +264,8 @@ def _in_graph(graph: OnnxGraph, checkpoint: Checkpoint, source: str) -> _Held:
     from .onnx_graph import plain_operations
     from .recognise import recognise
 
-    found = recognise(plain_operations(graph, checkpoint, source), source)
+    with np.errstate(all="ignore"):  # what is not finite is refused with the weights
+        found = recognise(plain_operations(graph, checkpoint, source), source)
     name, preprocess, labels = understand_onnx(checkpoint.metadata, source)
     network = dataclasses.replace(found.network, name=name or found.network.name)
     told = Description(network, preprocess, labels) if name else None

@@ -31,7 +31,7 @@ def evaluate(op: str, inputs: Sequence[Array | None], attributes: Attributes) ->
         ValueError, TypeError, IndexError: inputs that it cannot have, or a result that is far larger than they are.
     """
     result = CONSTANT_OPS[op](inputs, attributes)
-    return np.asarray(result)
+    return np.array(result, object) if isinstance(result, str) else np.asarray(result)  # one of several free sizes
 
 
 def _array(inputs: Sequence[Array | None], place: int) -> Array:

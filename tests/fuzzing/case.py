@@ -19,7 +19,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -100,7 +100,7 @@ def check(made: Mutant, exact: bool, folder: Path) -> Outcome:
     try:
         with limit(made.bytes), _noticed(read), watched(folder), warnings.catch_warnings():
             warnings.simplefilter("error")
-            compute(load(folder / made.victim.entry, threads=1))
+            compute(load(folder / made.victim.entry, threads=1, **made.victim.options))
     except ResforwardError as error:
         kind, said = "read" if read else "refused", template(error.message, folder)
         str(error)
@@ -151,7 +151,7 @@ def values(seed: Seed) -> Tensors:
     if seed.label not in _values:
         with scratch() as folder:
             write(seed.files, folder)
-            read = checkpoints.read_checkpoint(folder / seed.entry)
+            read = checkpoints.read_checkpoint(folder / seed.entry, **seed.options)
             _values[seed.label] = {name: array.copy() for name, array in read.items()}
     return _values[seed.label]
 
@@ -161,8 +161,8 @@ def _noticed(read: list[checkpoints.Checkpoint]) -> Iterator[None]:
     """Keep the checkpoint that `load` reads on its way."""
     original = checkpoints.read_checkpoint
 
-    def kept(path: str | os.PathLike[str]) -> checkpoints.Checkpoint:
-        read.append(original(path))
+    def kept(path: str | os.PathLike[str], **options: Any) -> checkpoints.Checkpoint:
+        read.append(original(path, **options))
         return read[-1]
 
     checkpoints.read_checkpoint = kept

@@ -44,7 +44,7 @@ _PARTS += [
 ]
 _DTYPES = ["float32", "float32", "float64", "float16", "int64", "int32", "uint8", "bool"]
 _MOST_VALUES = 1 << 16
-_VALUES = [np.nan, np.inf, -np.inf, 0.0, -1.0, 1e-45, 3e38, -3e38, 65504.0]
+_VALUES = [np.nan, np.inf, -np.inf, 0.0, -1.0, 1e-45, 3e38, -3e38, 65504.0, 1e300]
 
 
 def mutate_model(seed: Seed, rng: random.Random) -> Files:

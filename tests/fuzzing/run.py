@@ -27,6 +27,7 @@ from fuzzing.case import SECONDS, Outcome
 
 _CHUNK = 500  # mutants whose outcomes come back together
 _POLL = 0.05  # s
+_GRACE = 0.5  # s more, in which a child that is only slow says so itself
 _WAITS = 1200  # polls in which a child sleeps at one mutant: a minute
 _TICKS = os.sysconf("SC_CLK_TCK")
 _AT = struct.Struct("<qdq")  # the mutant, the processor time when it began, and whether it is loaded or still made
@@ -129,7 +130,7 @@ class _Child:
             last = number
             if state == "Z":
                 return self._lost()
-            if used - began > SECONDS + 1 / _TICKS or waits > _WAITS:
+            if used - began > SECONDS + _GRACE or waits > _WAITS:
                 time.sleep(_POLL)
                 if _AT.unpack_from(self._place)[:2] == (number, began) and not self._pipe.poll():
                     os.kill(self._pid, signal.SIGKILL)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ class Seed:
     Args:
         label: for messages. files: by their names. entry: which of them is passed to the reader; "" for their folder.
         tensors, write: the model in it, and how to write it with others; None where another program wrote it.
+        options: that `load` takes for it.
     """
 
     label: str
@@ -40,6 +41,7 @@ class Seed:
     entry: str = "m"
     tensors: Mapping[str, NDArray] | None = None
     write: Callable[[Tensors], Files] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def body(self) -> bytes:
