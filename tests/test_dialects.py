@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from plain_networks import CASES, GROUPED, random_weights
 
 from resforward import Block, CheckpointError, basic, bottleneck
 from resforward.conclude import conclude
-from resforward.dialects import DIALECTS, KERAS, TIMM, TIMM_V1D, TORCH, Dialect
-from resforward.families import KERAS_V2, TIMM_V2, TIMM_V2D_GN, TORCH_V1
+from resforward.dialects import BIG_TRANSFER, DIALECTS, KERAS, KERAS_2015, TIMM, TIMM_V1D, TORCH, Dialect
+from resforward.families import KERAS_V1_2015, KERAS_V2, TIMM_V2, TIMM_V2D_GN, TORCH_V1
 from resforward.names import find_scope, rename, standardise
 from resforward.published import block_strides
 from resforward.resnet import resnet
@@ -20,6 +21,8 @@ from resforward.resnet import resnet
 Tensors = dict[str, NDArray[np.float32]]
 
 HELD: dict[str, tuple[Dialect, str]] = {  # and the family that is concluded
+    "Keras v1 of 2015": (KERAS_2015, "Keras v1 of 2015"),
+    "BiT, its own names": (BIG_TRANSFER, "BiT"),
     "Keras v1": (KERAS, "Keras v1"),
     "Keras v2": (KERAS, "Keras v2"),
     "torch": (TORCH, "torch v1.5"),
@@ -30,6 +33,10 @@ HELD: dict[str, tuple[Dialect, str]] = {  # and the family that is concluded
     "timm v2d": (TIMM, "timm v2d"),
     "BiT": (TIMM, "BiT"),
 }
+NETWORKS = CASES | {
+    "Keras v1 of 2015": replace(CASES["Keras v1"], family=KERAS_V1_2015, epsilon=KERAS_V1_2015.epsilon),
+    "BiT, its own names": CASES["BiT"],
+}
 SCOPES = {"HWIO": ("", "model/"), "OIHW": ("", "module.")}  # of a module inside another, by whose axes they are
 
 
@@ -37,7 +44,7 @@ def stored(dialect: Dialect, weights: Tensors, scope: str = "") -> Tensors:
     """As the library stores them: its names, its axes, its classifier of two dimensions."""
     tensors = {}
     for name, array in weights.items():
-        if name == "logits/weights" and "head.fc" not in dialect.theirs(name):
+        if name == "logits/weights" and dialect not in (TIMM, BIG_TRANSFER):
             array = array[0, 0].T if dialect.axes == "OIHW" else array[0, 0]
         elif array.ndim == 4 and dialect.axes == "OIHW":
             array = array.transpose(3, 2, 0, 1)
@@ -48,7 +55,7 @@ def stored(dialect: Dialect, weights: Tensors, scope: str = "") -> Tensors:
 
 @pytest.mark.parametrize(("case", "scope"), [(case, scope) for case in HELD for scope in SCOPES[HELD[case][0].axes]])
 def test_the_network_is_concluded_and_its_weights_are_found(case: str, scope: str) -> None:
-    (dialect, family), network = HELD[case], CASES[case]
+    (dialect, family), network = HELD[case], NETWORKS[case]
     weights = random_weights(network)
     tensors = stored(dialect, weights, scope)
     if dialect.axes == "OIHW":
@@ -69,7 +76,7 @@ def test_the_network_is_concluded_and_its_weights_are_found(case: str, scope: st
 
 
 def held(case: str) -> Tensors:
-    return stored(HELD[case][0], random_weights(CASES[case]))
+    return stored(HELD[case][0], random_weights(NETWORKS[case]))
 
 
 def test_published_networks_have_their_names() -> None:
@@ -105,6 +112,43 @@ def test_relatives_are_refused_by_name() -> None:
         rename(squeezed, found.network, found.scope, "a.file", dialect=found.dialect)
 
 
+def test_keras_files_in_other_axes_or_converted_from_caffe_are_refused_by_name() -> None:
+    tensors = held("Keras v1 of 2015")
+    theano = {name: a.transpose(3, 2, 0, 1) if a.ndim == 4 else a for name, a in tensors.items()}
+    with pytest.raises(
+        CheckpointError, match=r"the axes of Theano(.|\n)*res2a_branch2b/kernel has shape \(4, 4, 3, 3\)"
+    ):
+        conclude(theano, "a.file")
+    scaled = tensors | {"scale2a_branch2a/gamma": np.ones(4, np.float32)}
+    with pytest.raises(CheckpointError, match=r"norms in two layers(.|\n)*scale2a_branch2a/gamma"):
+        conclude(scaled, "a.file")
+    counted = {name.replace("2b_branch", "2b1_branch"): array for name, array in tensors.items()}
+    with pytest.raises(CheckpointError, match=r"counted b1, b2(.|\n)*res2b1_branch"):
+        conclude(counted, "a.file")
+
+
+@pytest.mark.parametrize("average", ["ema.", "model_ema.module."])
+def test_of_two_copies_the_help_says_how_to_keep_one(average: str) -> None:
+    tensors = held("torch")
+    copies = {f"model.{name}": array for name, array in tensors.items()}
+    copies |= {f"{average}{name}": array for name, array in tensors.items()}
+    with pytest.raises(CheckpointError, match="holds 2 networks") as caught:
+        conclude(copies, "a.file")
+    assert caught.value.found[1].startswith(f"{average}: torch v1.5")
+    kept: dict[str, Tensors] = {}
+    line = str(caught.value.help).partition("in PyTorch: ")[2]
+    eval(
+        line,
+        {
+            "torch": SimpleNamespace(load=lambda path: copies, save=lambda value, path: kept.update({path: value})),
+            "path": "",
+            "other_path": "",
+        },
+    )
+    (found,) = (conclude(each, "a.file") for each in kept.values())
+    assert (found.scope, found.network.family.name) == ("", "torch v1.5")
+
+
 def test_what_else_is_in_the_file_is_told_and_left() -> None:
     tensors = held("torch") | {"ema_decay": np.zeros((), np.float32)}
     found = conclude(tensors, "a.file")
@@ -131,8 +175,8 @@ def test_group_norm_with_a_deep_root_block_is_not_bit() -> None:
 def test_every_word_is_used_once() -> None:
     """Two of our variables with one name of theirs would be read from one tensor."""
     for dialect in DIALECTS:
-        for scopes in (dialect.outside, dialect.inside):
-            plain = [
-                theirs for ours, theirs in scopes.items() if "GroupNorm" not in ours and "conv1/conv3/" not in ours
-            ]
-            assert len(set(plain)) == len(plain), dialect.name
+        ours = [*dialect.outside, *(f"block1/unit_2/bottleneck_v1/{part}" for part in dialect.inside)]
+        words = {
+            name.replace("GroupNorm", "BatchNorm"): dialect.scope(name) for name in ours if "conv1/conv3/" not in name
+        }
+        assert len(set(words.values())) == len(words), dialect.name

@@ -11,6 +11,7 @@ from test_model import TOLERANCE, each_isa, same_bits
 
 from resforward import Model, load
 from resforward.aliases import aliases
+from resforward.families import BIT, KERAS_V1, KERAS_V2, TIMM_V2, TIMM_V2D, TIMM_V2D_GN, TORCH_V1, TORCH_V1D
 from resforward.reference import forward
 
 GOLDEN = Path(__file__).parent / "golden" / "families"
@@ -50,16 +51,41 @@ def test_an_image_has_its_bits_in_any_batch_on_any_number_of_threads(case: str) 
             assert same_bits({name: tensor[i : i + 1] for name, tensor in together.items()}, alone[i]), (threads, i)
 
 
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.pth")), ids=lambda path: path.stem)
-def test_golden_networks_of_the_libraries_themselves(path: Path) -> None:
-    """Every tensor that a module of the library has under a name that is known here."""
-    model = load(path)
-    with np.load(path.with_suffix(".npz")) as golden:
-        expected = {name: golden[name] for name in golden.files}
-    images = expected.pop("images")
-    names = [name for name in expected if name in aliases(model.network).known or name == "logits"]
-    assert len(names) > 10
-    found = model.forward(images, names)
-    for name in names:
-        wanted = expected[name].transpose(0, 2, 3, 1) if expected[name].ndim == 4 else expected[name]
-        assert np.abs(found[name].reshape(wanted.shape) - wanted).max() <= TOLERANCE * np.abs(wanted).max(), name
+# What each file of weights computes: an .npz of the library's own.
+GOLDENS = {path.name: path.stem for path in sorted(GOLDEN.glob("*.pth"))} | {
+    "keras_v1_weights.h5": "keras_v1",
+    "keras_v1_no_top.keras": "keras_v1_no_top",
+    "keras_v2.h5": "keras_v2",
+    "keras_v2_no_top.weights.h5": "keras_v2_no_top",
+}
+
+
+def test_every_family_has_a_golden_that_says_who_made_it() -> None:
+    families = {load(GOLDEN / file).network.family for file in GOLDENS}
+    assert families == {TORCH_V1, TORCH_V1D, TIMM_V2, TIMM_V2D, TIMM_V2D_GN, BIT, KERAS_V1, KERAS_V2}
+    for computed in GOLDENS.values():
+        with np.load(GOLDEN / f"{computed}.npz") as golden:
+            versions = str(golden["versions"]).split(", ")
+        assert [version.split()[0] for version in versions] == ["torch", "torchvision", "timm", "keras", "h5py"]
+
+
+@each_isa
+@pytest.mark.parametrize("file", GOLDENS)
+def test_golden_networks_of_the_libraries_themselves(file: str, isa: str) -> None:
+    """Every end point that a layer of the library has, where the pool reads maps of even sides and of odd ones."""
+    model = load(GOLDEN / file, isa=isa)
+    known = aliases(model.network).known
+    with np.load(GOLDEN / f"{GOLDENS[file]}.npz") as golden:
+        stored = {key: golden[key] for key in golden.files if key != "versions"}
+    sizes = {key.partition("/")[0] for key in stored}
+    assert len(sizes) == 2
+    for size in sizes:
+        expected = {key.partition("/")[2]: array for key, array in stored.items() if key.startswith(f"{size}/")}
+        images = expected.pop("images")
+        if not model.network.num_classes:
+            del expected["logits"]  # it is the last layer's tensor once more
+        assert {unit.name for unit in model.network.units} <= {known.get(name) for name in expected}
+        found = model.forward(images, list(expected))
+        for name, wanted in expected.items():
+            difference = np.abs(found[name].reshape(wanted.shape) - wanted).max() / np.abs(wanted).max()
+            assert difference <= TOLERANCE, (size, name)

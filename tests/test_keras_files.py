@@ -215,9 +215,13 @@ def test_lists_that_keras_has_to_cut(tmp_path):
         ("conv1_conv", "conv1_conv/kernel", "conv1_conv/kernel"),  # Keras 3
         ("conv1_conv", "conv1_conv/kernel:0", "conv1_conv/kernel"),  # Keras 2
         ("conv1_conv", "conv1_conv/conv1_conv/kernel:0", "conv1_conv/kernel"),
-        ("conv1", "conv1_W_1:0", "conv1/conv1_W_1"),  # Keras 1
-        ("conv1", "conv1/conv1_W_1:0", "conv1/conv1_W_1"),
-        ("bn_conv1", "bn_conv1_running_std_1:0", "bn_conv1/bn_conv1_running_std_1"),
+        ("conv1", "conv1_W:0", "conv1/kernel"),  # Keras 1 on TensorFlow, twice in a session, and on Theano
+        ("conv1", "conv1_W_1:0", "conv1/kernel"),
+        ("conv1", "conv1_b", "conv1/bias"),
+        ("conv1", "conv1/conv1_W_1:0", "conv1/kernel"),
+        ("bn_conv1", "bn_conv1_running_mean", "bn_conv1/moving_mean"),
+        ("bn_conv1", "bn_conv1_running_std_1:0", "bn_conv1/moving_variance"),
+        ("lstm", "lstm_W_i:0", "lstm/lstm_W_i"),  # not of a layer that a ResNet has
         ("param_0", "param_0", "param_0/param_0"),
         ("resnet50", "conv1_conv/kernel:0", "resnet50/conv1_conv/kernel"),  # a network inside another
         ("conv1", "conv1_1/kernel:0", "conv1/conv1_1/kernel"),
@@ -717,4 +721,4 @@ def test_zips_refused(tmp_path):
 
 
 def test_other_zips_are_named(tmp_path):
-    assert "a zip file, as NumPy" in refusal(raw_zip(tmp_path / "m.npz", [("arr_0.npy", b"\x93NUMPY")]))
+    assert "a zip file, but of no format" in refusal(raw_zip(tmp_path / "m.zip", [("notes.txt", b"hello")]))

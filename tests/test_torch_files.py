@@ -14,6 +14,7 @@ import torch_writer as t
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resforward import load
 from resforward.checkpoints import read_checkpoint
 from resforward.checkpoints.torch_weights import _AVERAGE_KEYS, _MODEL_KEYS
 from resforward.errors import CheckpointError
@@ -187,6 +188,17 @@ def test_where_the_state_dict_is(tmp_path, container, key):
     assert_holds(read(tmp_path, container(t.dict_of({"epoch": t.number(1), key: inner}), MODEL.storages)), ARRAYS)
 
 
+def test_an_average_that_is_left_out_is_told_in_the_evidence(tmp_path):
+    arrays = dict(read_checkpoint(Path(__file__).parent / "golden" / "families" / "timm_v2.pth"))
+    arrays = {name: array for name, array in arrays.items() if array.dtype == np.float32}
+    made = t.model(arrays | {"average": WEIGHTS})
+    average = t.dict_of({"w": made.tensors.pop("average")})
+    body = t.zipped(t.dict_of({"state_dict": t.dict_of(made.tensors), "state_dict_ema": average}), made.storages)
+    (tmp_path / "last.pth").write_bytes(body)
+    evidence = load(tmp_path / "last.pth").evidence
+    assert "left out: state_dict_ema (a running average of the model)" in evidence
+
+
 def test_the_model_before_its_average(tmp_path):
     made = t.model({"w": WEIGHTS, "average": WEIGHTS * 2})
     model, average = (t.dict_of({"w": made.tensors[key]}) for key in ("w", "average"))
@@ -197,6 +209,7 @@ def test_the_model_before_its_average(tmp_path):
     said = refused_by_both(tmp_path, t.dict_of({"model": model, "net": average}), made.storages)
     assert "holds 2 state dicts" in said
     assert "`net`: 1 values" in said
+    assert "torch.load(path)[key]" in said
     said = refused_by_both(tmp_path, t.dict_of({"model_ema": model, "state_dict_ema": average}), made.storages)
     assert "holds 2 state dicts" in said
 
@@ -677,7 +690,7 @@ def test_zip_directories_refused(tmp_path):
 
 
 def test_other_zip_archives_are_named(tmp_path):
-    assert "a zip file, as NumPy" in refusal(tmp_path, t.archive({"arr_0.npy": b"x"}))
+    assert "a zip file, but of no format" in refusal(tmp_path, t.archive({"notes.txt": b"x"}))
     assert "is damaged: it is a zip archive without its end" in refusal(tmp_path, b"PK\3\4" + bytes(100))
 
 

@@ -97,7 +97,7 @@ def aliases(network: Network) -> Aliases:
             known.setdefault(word, name)
         for block, units in enumerate(network.blocks.values(), start=1):
             for place, unit in enumerate(units, start=1):
-                prefix = words.dialect.prefix_of(block, place)
+                prefix, _ = words.dialect.prefixes_of(block, place)
                 _unit(words, unit, prefix, known, folded)
                 if unit.projection and plain:
                     _convolution(words, unit.projection, None, known, folded)

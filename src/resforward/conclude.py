@@ -112,13 +112,29 @@ def _held(tensors: Tensors, source: str) -> _Held:
             ],
             help=f"a ResNet's variables are called {', or '.join(dialect.example for dialect in DIALECTS)}",
         )
+    for pattern, what in networks[0].dialect.relatives.items():
+        if relative := next((n for n in tensors if len(n) <= LONGEST_NAME and pattern.fullmatch(n)), None):
+            raise CheckpointError(
+                f"{source} has {what}; that is not read", found=[f"{relative} is one of its variables"]
+            )
     if len(networks) > 1:
         raise CheckpointError(
             f"{source} holds {len(networks)} networks",
             found=[f"{h.scope or 'no scope'}: {h.family.name}, {len(h.names)} variables" for h in networks],
-            help="save one network a checkpoint",
+            help=_how_to_keep_one(networks[-1]),
         )
     return _Held(tensors, source, *networks[0])
+
+
+def _how_to_keep_one(network: _Found) -> str:
+    """The help for a file of several; copies, such as running averages, differ in their scopes."""
+    if network.dialect.axes == "HWIO":
+        return "save one network a checkpoint"
+    scope = network.scope
+    return (
+        f"keep one of them, in PyTorch: torch.save({{name.removeprefix({scope!r}): value for name, value in"
+        f" torch.load(path).items() if name.startswith({scope!r})}}, other_path)"
+    )
 
 
 class _Held:
@@ -189,7 +205,16 @@ class _Held:
         prefix = f"{block}/unit_{unit}/{self.kind.name}_{self.family.version}"
         *_, depth_bottleneck = self.kernel(f"{prefix}/conv1")
         *_, depth = self.kernel(f"{prefix}/conv{len(self.kind.kernels)}")
-        if self.dialect.inside and (depth_in := self.kernel(f"{prefix}/conv2")[1]) != depth_bottleneck:
+        if not self.dialect.inside:
+            return depth, depth_bottleneck
+        axes = self.shape(f"{prefix}/conv2/weights")
+        if axes[:2] != (3, 3) and axes[2:] == (3, 3):
+            raise CheckpointError(
+                f"{self.source} has the axes of Theano: its kernels are turned, and mirrored",
+                found=[f"{self.theirs(f'{prefix}/conv2/weights')} has shape {axes}, expected height and width first"],
+                help="pass the file for TensorFlow's axes; Keras has one of each, `th` and `tf` in their names",
+            )
+        if (depth_in := self.kernel(f"{prefix}/conv2")[1]) != depth_bottleneck:
             raise CheckpointError(
                 f"{self.source} has grouped convolutions, as ResNeXt has; they are not computed here",
                 found=[f"{self.theirs(f'{prefix}/conv2/weights')} reads {depth_in} of {depth_bottleneck} channels"],

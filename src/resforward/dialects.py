@@ -17,6 +17,7 @@ import numpy.typing as npt
 from .families import (
     BIT,
     KERAS_V1,
+    KERAS_V1_2015,
     KERAS_V2,
     SLIM_V1,
     SLIM_V2,
@@ -43,11 +44,12 @@ class Dialect:
     Args:
         name: of the source, for messages. example: the name of a variable, likewise.
         marker: matches the name of a variable that every unit has; groups `scope`, `block` and `unit`, as they are
-            written there. first_block, first_unit: what the first ones are called.
+            written there. first_block, first_unit: what the first ones are called, by a number or, of units, a letter.
         families: the rows that it may hold, each with the variables of theirs that tell it from the rows after it.
         outside, inside: theirs by ours, for all but the last part of a name, outside of units and inside of them.
             Empty where its names are ours.
-        prefix: of names inside a unit, with places for {block} and {unit}.
+        prefix: of names inside a unit, with places for {block} and {unit}. norm_prefix: of norms, where it is another.
+        relatives: what is not computed here, by what matches the name of a variable that it has.
         leaves: theirs by ours, for the last part.
         axes: of kernels: HWIO as ours, or OIHW; of a classifier IO or OI.
     """
@@ -59,10 +61,12 @@ class Dialect:
     outside: Mapping[str, str] = field(default_factory=dict)
     inside: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
+    norm_prefix: str = ""
+    relatives: Mapping[re.Pattern[str], str] = field(default_factory=dict)
     leaves: Mapping[str, str] = field(default_factory=dict)
     axes: Literal["HWIO", "OIHW"] = "HWIO"
     first_block: int = 1
-    first_unit: int = 1
+    first_unit: int | str = 1
 
     def theirs(self, name: str) -> str:
         """Its name for one of our variables, without the scope; ours where it has no word for it."""
@@ -80,11 +84,17 @@ class Dialect:
         if inside is None:
             return self.outside.get(name)
         word = self.inside.get(inside["part"])
-        return self.prefix_of(int(inside["block"]), int(inside["unit"])) + word if word else None
+        convs, norms = self.prefixes_of(int(inside["block"]), int(inside["unit"]))
+        return (norms if inside["part"].endswith("Norm") else convs) + word if word else None
 
-    def prefix_of(self, block: int, unit: int) -> str:
-        """Of the names inside a unit, both counted from 1."""
-        return self.prefix.format(block=block - 1 + self.first_block, unit=unit - 1 + self.first_unit)
+    def prefixes_of(self, block: int, unit: int) -> tuple[str, str]:
+        """Of the names inside a unit, both counted from 1: those of convolutions and those of norms."""
+        first = self.first_unit
+        place = {
+            "block": block - 1 + self.first_block,
+            "unit": unit - 1 + first if isinstance(first, int) else chr(ord(first) + unit - 1),
+        }
+        return self.prefix.format(**place), (self.norm_prefix or self.prefix).format(**place)
 
     def block(self, written: str) -> str:
         """Our name of a Block."""
@@ -92,7 +102,8 @@ class Dialect:
 
     def unit(self, written: str) -> int:
         """A unit's place in its Block, from 1."""
-        return int(written) - self.first_unit + 1
+        first = self.first_unit
+        return int(written) - first + 1 if isinstance(first, int) else ord(written) - ord(first) + 1
 
     def array(self, array: Array) -> Array:
         """A view of an array with our axes."""
@@ -106,11 +117,11 @@ def _both(scopes: Mapping[str, str]) -> dict[str, str]:
     return {**scopes} | {k.replace("BatchNorm", "GroupNorm"): v for k, v in scopes.items() if k.endswith("/BatchNorm")}
 
 
-_LEAVES = ("weights", "biases", "gamma", "beta", "moving_mean", "moving_variance")
+LEAVES = ("weights", "biases", "gamma", "beta", "moving_mean", "moving_variance")
 _TORCH_LEAVES = dict(
-    zip(_LEAVES, (".weight", ".bias", ".weight", ".bias", ".running_mean", ".running_var"), strict=True)
+    zip(LEAVES, (".weight", ".bias", ".weight", ".bias", ".running_mean", ".running_var"), strict=True)
 )
-_KERAS_LEAVES = {leaf: f"/{leaf}" for leaf in _LEAVES} | {"weights": "/kernel", "biases": "/bias"}
+_KERAS_LEAVES = {leaf: f"/{leaf}" for leaf in LEAVES} | {"weights": "/kernel", "biases": "/bias"}
 
 
 def _slim(family: Family) -> Dialect:
@@ -139,6 +150,29 @@ KERAS = Dialect(
     prefix="conv{block}_block{unit}_",
     leaves=_KERAS_LEAVES,
     first_block=2,
+)
+
+# keras-team/keras-applications, keras_applications/resnet50.py; Keras 1.2 to 2.1, keras/applications/resnet50.py.
+KERAS_2015 = Dialect(
+    name="Keras of 2015",
+    example="res2a_branch2a/kernel",
+    marker=re.compile(r"(?P<scope>(?:.*/)?)res(?P<block>[2-9])(?P<unit>[a-z])_branch2a/kernel"),
+    families=((KERAS_V1_2015, ()),),
+    outside={"conv1": "conv1", "conv1/BatchNorm": "bn_conv1", "logits": "fc1000"},
+    inside={
+        part + norm: word
+        for part, word in {"shortcut": "1", "conv1": "2a", "conv2": "2b", "conv3": "2c"}.items()
+        for norm in ("", "/BatchNorm")
+    },
+    prefix="res{block}{unit}_branch",
+    norm_prefix="bn{block}{unit}_branch",
+    relatives={
+        re.compile(r"(.*/)?scale[2-9][a-z][0-9]*_branch.*"): "norms in two layers, one of them a scale, as in Caffe",
+        re.compile(r"(.*/)?res[2-9][a-z][0-9]+_branch.*"): "units that are counted b1, b2 and so on, as in Caffe",
+    },
+    leaves=_KERAS_LEAVES,
+    first_block=2,
+    first_unit="a",
 )
 
 TORCH = Dialect(
@@ -215,5 +249,25 @@ TIMM = Dialect(
     first_unit=0,
 )
 
+# The files that BiT was published in: google-research/big_transfer; timm, timm/models/resnetv2.py reads them. The norms
+# of a unit belong to what follows them: the first is the pre-activation.
+BIG_TRANSFER = Dialect(
+    name="BiT",
+    example="block1/unit01/a/standardized_conv2d/kernel",
+    marker=re.compile(
+        r"(?P<scope>(?:.*/)?)block(?P<block>[1-9])/unit(?P<unit>[0-9]{2,3})/a/standardized_conv2d/kernel"
+    ),
+    families=((BIT, ()),),
+    outside={"conv1": "root_block/standardized_conv2d", "postnorm": "group_norm", "logits": "head/conv2d"},
+    inside={
+        "preact": "a/group_norm",
+        "shortcut": "a/proj/standardized_conv2d",
+        **{f"conv{i}": f"{letter}/standardized_conv2d" for i, letter in enumerate("abc", start=1)},
+        **{f"conv{i}/GroupNorm": f"{letter}/group_norm" for i, letter in enumerate("bc", start=1)},
+    },
+    prefix="block{block}/unit{unit:02d}/",
+    leaves=_KERAS_LEAVES,
+)
+
 # In the order in which they are tried.
-DIALECTS = (_slim(SLIM_V1), _slim(SLIM_V2), KERAS, TIMM_V1D, TORCH, TIMM)
+DIALECTS = (_slim(SLIM_V1), _slim(SLIM_V2), KERAS, KERAS_2015, TIMM_V1D, TORCH, TIMM, BIG_TRANSFER)

@@ -177,29 +177,22 @@ SLIM_V2 = Family(
     preprocess="inception_299",
 )
 
-KERAS_V1 = Family(
+KERAS_V1 = replace(
+    SLIM_V1,
     name="Keras v1",
-    version="v1",
     networks="resnet{layers}",
-    stem=Stem(kernel=7, stride=2, widths=(64,), bias=True, norm=True, relu=True, pool=Pool(3, 2, "symmetric", "zero")),
+    stem=replace(SLIM_V1.stem, bias=True, pool=Pool(3, 2, "symmetric", "zero")),
     stride_unit="first",
     stride_at=1,
     projects="first unit",
-    pre_projection="none",
-    pre_identity="none",
-    post="relu",
     bias=(True, True, True),
-    norms=(True, True, True),
     shortcut_bias=True,
-    shortcut_norm=True,
-    final_norm=False,
     epsilon=1.001e-5,
-    classes=1000,
-    background=None,
     preprocess="keras_caffe_224",
 )
 
-# The file of 2015, with names such as res2a_branch2a, was written by layers of the default epsilon.
+# The file with names such as res2a_branch2a: Keras 1.2 to 2.2 and keras-applications leave their norms the default
+# epsilon. The pool is that of keras-applications 1.0.8; Keras 1.2 to 2.1 had no zeros around it, and other logits.
 KERAS_V1_2015 = replace(KERAS_V1, name="Keras v1 of 2015", epsilon=1e-3)
 
 # Slim's weights, said to be; but the pool begins one pixel earlier, and its zeros show: no ReLU comes before it.
@@ -214,47 +207,27 @@ KERAS_V2 = replace(
     background=None,
 )
 
-TORCH_V1 = Family(
+TORCH_V1 = replace(
+    SLIM_V1,
     name="torch v1.5",
-    version="v1",
     networks="resnet{layers}",
-    stem=Stem(kernel=7, stride=2, widths=(64,), bias=False, norm=True, relu=True, pool=Pool(3, 2, "symmetric")),
+    stem=replace(SLIM_V1.stem, pool=Pool(3, 2, "symmetric")),
     stride_unit="first",
-    stride_at=2,
     projects="width or stride",
-    pre_projection="none",
-    pre_identity="none",
-    post="relu",
-    bias=(False, False, False),
-    norms=(True, True, True),
-    shortcut_bias=False,
-    shortcut_norm=True,
-    final_norm=False,
-    epsilon=1e-5,
-    classes=1000,
-    background=None,
     preprocess="torchvision_224",
     kinds=("bottleneck", "basic"),
     channels_last=False,
 )
 
-TIMM_V2 = Family(
+TIMM_V2 = replace(
+    SLIM_V2,
     name="timm v2",
-    version="v2",
     networks="resnetv2_{layers}",
-    stem=Stem(kernel=7, stride=2, widths=(64,), bias=False, norm=False, relu=False, pool=Pool(3, 2, "symmetric")),
+    stem=replace(SLIM_V2.stem, bias=False, pool=Pool(3, 2, "symmetric")),
     stride_unit="first",
-    stride_at=2,
     projects="width or stride",
-    pre_projection="both",
-    pre_identity="residual",
-    post="none",
     bias=(False, False, False),
-    norms=(True, True, False),
     shortcut_bias=False,
-    shortcut_norm=False,
-    final_norm=True,
-    epsilon=1e-5,
     classes=1000,
     background=None,
     preprocess="timm_v2_224",

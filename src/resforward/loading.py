@@ -19,6 +19,7 @@ from .errors import CheckpointError, NetworkError, nearest
 from .hub import local_path
 from .model import Array, Model
 from .network import Network
+from .numbered import with_names
 from .own_file import Description, understand, understand_onnx
 from .published import NETWORKS
 from .resnet import with_output_stride
@@ -129,7 +130,7 @@ def load(
     source = Path(path).name
     file = local_path(path)
     checkpoint = read_checkpoint(file, external_data=external_data)
-    evidence: tuple[str, ...] = (f"format {checkpoint.format}: what its bytes say",)
+    evidence: tuple[str, ...] = (f"format {checkpoint.format}: what its bytes say", *_left_out(checkpoint.skipped))
     if file is not path:
         evidence += (f"file {os.fspath(file)}",)  # names the commit
     held = _held(checkpoint, wanted, source)
@@ -162,6 +163,14 @@ def load(
     )
 
 
+def _left_out(skipped: Mapping[str, str]) -> list[str]:
+    """What lies beside the weights, such as a running average of them."""
+    told = [f"{name[:80]} ({what})" for name, what in list(skipped.items())[:_TOLD]]
+    more = f" and {len(skipped) - _TOLD} more" if len(skipped) > _TOLD else ""
+    return [f"left out: {', '.join(told)}{more}"] if told else []
+
+
+_TOLD = 6
 BUILT_IN = ("fashion",)
 
 
@@ -246,16 +255,17 @@ def _held(checkpoint: Checkpoint, wanted: Network | None, source: str) -> _Held:
         evidence = ("network, preprocessing and labels: what the file says",)
         held = _Held(told.network, checkpoint, told=told, evidence=evidence)
     else:
+        tensors, named = with_names(checkpoint, source)
         try:
-            found = conclude(checkpoint, source)
-            held = _Held(found.network, checkpoint, found.scope, found.dialect, evidence=found.evidence)
+            found = conclude(tensors, source)
+            held = _Held(found.network, tensors, found.scope, found.dialect, evidence=(*named, *found.evidence))
         except CheckpointError:
             if wanted is None:
                 raise
-            held = _Held(None, checkpoint)
+            held = _Held(None, tensors, evidence=named)
         if wanted is not None:
-            scope, dialect = names.find_scope(checkpoint, wanted)
-            held = held._replace(scope=scope, dialect=dialect)
+            scope, dialect = names.find_scope(tensors, wanted)
+            return held._replace(scope=scope, dialect=dialect, evidence=(*named, f"network {wanted.name}: asked for"))
     return held if wanted is None else held._replace(evidence=(f"network {wanted.name}: asked for",))
 
 

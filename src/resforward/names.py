@@ -107,12 +107,12 @@ def rename(
 
 def _refuse_more(network: Network, scope: str, source: str, dialect: Dialect, unused: Sequence[str]) -> None:
     """Refuse units with parts that ours do not have: what they compute is something else."""
-    if not dialect.prefix:
+    if not dialect.inside:
         return
     places = [
         (block, unit) for block, units in enumerate(network.blocks.values(), 1) for unit in range(1, len(units) + 1)
     ]
-    prefixes = tuple(scope + dialect.prefix_of(*place) for place in places)
+    prefixes = tuple(scope + prefix for place in places for prefix in dialect.prefixes_of(*place))
     if more := [name for name in unused if name.startswith(prefixes)]:
         raise CheckpointError(
             f"{source} holds more than a ResNet: its units have {len(more)} variables of other parts",

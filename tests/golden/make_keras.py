@@ -5,6 +5,9 @@
     python -m venv keras2 && keras2/bin/pip install tensorflow-cpu==2.15.1
     keras2/bin/python tests/golden/make_keras.py
 
+`numbered.json` has the layers of keras.applications' ResNets in the order that files without names have them in, found
+by values: class -> [name, shapes of its variables]. TensorFlow 2.12.1 has the same.
+
 Each `.npz` holds the values by `layer|variable`, in the model's order, and a note of the `versions` that wrote them.
 The tests read these files and need no Keras.
 """
@@ -12,6 +15,8 @@ The tests read these files and need no Keras.
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import tempfile
 from pathlib import Path
 
 import h5py
@@ -62,6 +67,35 @@ def keras_2() -> None:
     model.save_weights(FOLDER / "keras2.weights.h5")
     model.save(FOLDER / "keras2.keras")
     save_values(model, "keras2")
+    numbered = {name: numbered_layers(name) for name in NUMBERED}
+    (FOLDER / "numbered.json").write_text(json.dumps({"versions": VERSIONS} | numbered, separators=(",", ":")))
+
+
+NUMBERED = [f"ResNet{depth}{version}" for depth in (50, 101, 152) for version in ("", "V2")]
+
+
+def numbered_layers(name: str) -> dict[str, list[tuple[str, list[list[int]]]]]:
+    """The layers of one of Keras' own networks by class, in the order of their numbers in a file without names."""
+    model = getattr(keras.applications, name)(weights=None, classes=5)
+    known = [layer for layer in model.layers if layer.weights]
+    for place, layer in enumerate(known):
+        layer.set_weights([np.full(value.shape, place, "f4") for value in layer.get_weights()])
+    found: dict[str, list[tuple[int, keras.layers.Layer]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_weights(f"{folder}/model.weights.h5")
+        with h5py.File(f"{folder}/model.weights.h5") as file:
+            for path, group in file["layers"].items():
+                if "0" in group["vars"]:
+                    kind, _, number = path.rpartition("_") if path[-1].isdigit() and "_" in path else (path, "", "0")
+                    layer = known[int(group["vars/0"][()].flat[0])]
+                    found.setdefault(kind, []).append((int(number), layer))
+    return {
+        kind: [
+            (layer.name, [list(value.shape) for value in layer.get_weights()])
+            for _, layer in sorted(rows, key=lambda row: row[0])
+        ]
+        for kind, rows in found.items()
+    }
 
 
 def keras_3() -> None:

@@ -18,6 +18,7 @@ from resforward.checkpoints import (
     keras_h5,
     keras_zip,
     locate,
+    npz,
     onnx,
     safetensors,
     tf_bundle,
@@ -52,6 +53,7 @@ _FORMATS: tuple[_Format, ...] = (
     safetensors,
     keras_h5,
     keras_zip,
+    npz,
     torch_zip,
     torch_stream,
     torch_tar,
@@ -116,8 +118,8 @@ def read_checkpoint(path: str | os.PathLike[str], *, external_data: bool = False
         path: a TensorFlow V1 file or any of its shards; a V2 bundle by its prefix, its `.index` or any of its
             `.data-?????-of-?????`; a `.safetensors` file; a PyTorch file (`.pth`, `.pt`) of a state
             dict, alone or with what training kept beside it; a `.h5`, `.weights.h5` or `.keras` file of Keras; an
-            `.onnx` file; a tar archive of these, plain or gzipped; or a folder, where a `checkpoint` file names the
-            one to read, or there is just one. Or, with huggingface_hub installed,
+            `.onnx` file; a `.npz` file of NumPy; a tar archive of these, plain or gzipped; or a folder, where a
+            `checkpoint` file names the one to read, or there is just one. Or, with huggingface_hub installed,
             hf://owner/name[@revision][/path/in/repository].
         external_data: read the tensors that an `.onnx` file keeps in other files of its folder.
 
@@ -149,6 +151,9 @@ def read_checkpoint(path: str | os.PathLike[str], *, external_data: bool = False
     raise _unknown(file)
 
 
+_KINDS = "a TensorFlow, PyTorch, Keras, ONNX, .safetensors or .npz file"
+
+
 def _unknown(file: File) -> CheckpointError:
     if not len(file.data):
         return CheckpointError(f"`{file.name}` is empty", help="copy or download it again")
@@ -164,7 +169,7 @@ def _unknown(file: File) -> CheckpointError:
         return CheckpointError(
             f"`{file.name}` is a table, but of no TensorFlow checkpoint",
             found=["its first record is neither a list of tensors (V1) nor a header (V2)"],
-            help="pass a TensorFlow, PyTorch, Keras, ONNX or .safetensors file",
+            help=f"pass {_KINDS}",
         )
     first, last = bytes(file.data[:8]).hex(" "), bytes(file.data[-8:]).hex(" ")
     return CheckpointError(
@@ -173,5 +178,5 @@ def _unknown(file: File) -> CheckpointError:
             f"{len(file.data)} bytes; the first are {first}, the last {last}",
             f"a TensorFlow checkpoint ends in {tf_table.MAGIC.hex(' ')}: without it, it is cut short",
         ],
-        help="copy or download it again, or pass a TensorFlow, PyTorch, Keras, ONNX or .safetensors file",
+        help=f"copy or download it again, or pass {_KINDS}",
     )

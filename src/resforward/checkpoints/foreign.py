@@ -13,12 +13,12 @@ class Kind(NamedTuple):
 
 
 _DOWNLOAD = "download the file itself; a browser shows which page this is"
-_CONVERT = "pass a TensorFlow, PyTorch, Keras or .safetensors file"
+_CONVERT = "pass a TensorFlow, PyTorch, Keras, .safetensors or .npz file"
 _UNPACK = "unpack it and pass the folder"
 
 _MAGIC: list[tuple[int, bytes, Kind]] = [
     (0, b"version https://git-lfs.github.com/spec/", Kind("a Git LFS pointer, not the file", "run `git lfs pull`")),
-    (0, b"PK\x03\x04", Kind("a zip file, as NumPy (.npz) writes", _CONVERT)),
+    (0, b"PK\x03\x04", Kind("a zip file, but of no format that is known here", _CONVERT)),
     (0, b"\x93NUMPY", Kind("a NumPy array", _CONVERT)),
     (0, b"\x80\x02", Kind("a Python pickle, but no PyTorch file; it can run code and is never opened", _CONVERT)),
     (0, b"\x80\x03", Kind("a Python pickle, but no PyTorch file; it can run code and is never opened", _CONVERT)),

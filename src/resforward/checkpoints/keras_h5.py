@@ -8,8 +8,8 @@ What the names are:
   network inside another has those last that are not trained). Lists that are too long for one attribute are cut into
   `layer_names0`, `layer_names1`, ... A name here is `layer/weight`, in that order: without TensorFlow's `:0`, and with
   the layer's own name once, not two or three times. `conv1_conv` with `conv1_conv/conv1_conv/kernel:0` gives
-  `conv1_conv/kernel`; Keras 1's `conv1` with `conv1_W_1:0` gives `conv1/conv1_W_1`; a network inside another keeps both
-  names.
+  `conv1_conv/kernel`; a network inside another keeps both names. What Keras 1 called otherwise has the name of Keras 2:
+  `conv1` with `conv1_W_1:0` gives `conv1/kernel`.
 * **Keras 3** (`.weights.h5`; src/saving/saving_lib.py). A variable's path says its class and a number,
   `layers/conv2d_3/vars/0`: layers of one class are numbered in the model's order, the first without a number, and
   variables in the order of the layer's own list. The group `vars` has the layer's name as its attribute `name`, so
@@ -48,6 +48,15 @@ _NOT_WEIGHTS = {
 }
 _CONTAINERS = ("layers", "_layer_checkpoint_dependencies")  # the second in TensorFlow 2.12 and 2.13
 _BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
+# Keras 1: src/layers/convolutional.py, core.py, normalization.py; what it calls a deviation is the variance.
+_KERAS_1 = {
+    "W": "kernel",
+    "b": "bias",
+    "gamma": "gamma",
+    "beta": "beta",
+    "running_mean": "moving_mean",
+    "running_std": "moving_variance",
+}
 _VARIABLES = {
     "conv1d": ("kernel", "bias"),
     "conv2d": ("kernel", "bias"),
@@ -119,11 +128,12 @@ def _legacy(tree: hdf5.Tree, root: str, layer_names: list[str]) -> Contents:
         if weights is None:
             missing.append(f"layer `{layer}` has no {'`weight_names`' if group in tree else 'group'}")
             continue
-        for weight in weights:
+        keys = [_key(layer, weight) for weight in weights]
+        for weight, key in zip(weights, _in_words_of_today(layer, keys), strict=True):
             path = f"{group}/{weight}"
             if not tree.is_dataset(path):
                 missing.append(f"weight `{path}` is not there")
-            _add(wanted, _key(layer, weight), path, tree.file)
+            _add(wanted, key, path, tree.file)
     if missing:
         raise tree.file.damaged(
             f"{len(missing)} of the layers and weights that its attributes list are missing", *missing
@@ -151,6 +161,19 @@ def _key(layer: str, weight: str) -> str:
     while rest.startswith(f"{layer}/"):
         rest = rest.removeprefix(f"{layer}/")
     return f"{layer}/{rest}"
+
+
+def _in_words_of_today(layer: str, keys: list[str]) -> list[str]:
+    """Name the weights of a layer as Keras 2 does, where Keras 1 wrote them; TensorFlow 0 may have counted them.
+
+    >>> _in_words_of_today("bn_conv1", ["bn_conv1/bn_conv1_gamma", "bn_conv1/bn_conv1_running_std_1"])
+    ['bn_conv1/gamma', 'bn_conv1/moving_variance']
+    """
+    own, renamed = f"{layer}/{layer}_", []
+    for key in keys:
+        word = re.sub(r"_[0-9]{1,4}\Z", "", key.removeprefix(own))
+        renamed.append(f"{layer}/{_KERAS_1[word]}" if key.startswith(own) and word in _KERAS_1 else key)
+    return renamed if len(set(renamed)) == len(keys) else keys
 
 
 def _by_path(tree: hdf5.Tree, layers: Mapping[str, Layer]) -> Contents:

@@ -9,6 +9,7 @@ from resforward.checkpoints import (
     foreign,
     keras_h5,
     keras_zip,
+    npz,
     tf_bundle,
     tf_table,
     torch_stream,
@@ -104,6 +105,8 @@ def only(folder: Folder) -> str:
     for name in names:
         if _is_checkpoint(folder, name, known):
             found.setdefault(_SHARD.sub("", name), name)
+    # Arrays of other things lie in such archives, too: one beside a checkpoint is not meant.
+    found = found or {name: name for name in names if npz.begins(folder.ends(name)[0])}
     if not found and folder.has(_SAVED_MODEL):
         return _SAVED_MODEL
     if len(found) == 1:
@@ -118,7 +121,7 @@ def only(folder: Folder) -> str:
     raise CheckpointError(
         f"no checkpoint in `{folder.name}`",
         found=[f"`{name}` is {kind.what if kind else 'of no known kind'}" for name, kind in kinds] or ["it is empty"],
-        help="pass a TensorFlow, PyTorch, Keras or .safetensors file",
+        help="pass a TensorFlow, PyTorch, Keras, .safetensors or .npz file",
     )
 
 
