@@ -43,12 +43,12 @@ def test_hostile(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     before = listing(tmp_path)
     started = time.process_time()
-    with limit(sum(path.stat().st_size for path in folder.iterdir())), watched(folder):
+    with limit(sum(path.lstat().st_size for path in folder.iterdir())), watched(folder):
         if row.reason is None:
-            assert read_checkpoint(folder / row.entry)
+            assert read_checkpoint(folder / row.entry, **row.options)
         else:
             with pytest.raises(CheckpointError) as caught:
-                load(folder / row.entry)
+                load(folder / row.entry, **row.options)
     assert time.process_time() - started < SECONDS
     assert listing(tmp_path) == before
     if row.reason is not None:

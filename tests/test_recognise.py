@@ -11,6 +11,7 @@ from plain_networks import CASES, random_weights
 from resforward import NETWORKS, CheckpointError, build
 from resforward.graph import Graph, Node, plain_graph
 from resforward.network import Network
+from resforward.onnx_constants import evaluate
 from resforward.recognise import recognise
 
 

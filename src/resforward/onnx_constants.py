@@ -197,7 +197,8 @@ def _constant_of_shape(inputs: Sequence[Array | None], attributes: Attributes) -
 
 def _range(inputs: Sequence[Array | None], attributes: Attributes) -> Array:
     start, stop, step = (_ints(_array(inputs, place))[0] for place in range(3))
-    return np.arange(start, stop, step)[: _checked([len(range(start, stop, step))], inputs)[0]]
+    _checked([len(range(start, stop, step))], inputs)
+    return np.arange(start, stop, step)
 
 
 def _mean(inputs: Sequence[Array | None], attributes: Attributes) -> Array:

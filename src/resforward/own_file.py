@@ -136,6 +136,17 @@ def understand(metadata: Mapping[str, str], source: str) -> Description | None:
         raise CheckpointError(f"{source} describes no network: {error.message}", found=error.found) from error
     except (KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
         raise _changed(source, error) from error
+    return fitting(network, preprocess, labels, source)
+
+
+def fitting(
+    network: Network, preprocess: Preprocess | None, labels: tuple[str, ...] | None, source: str
+) -> Description:
+    """What a file says, where its parts fit one another.
+
+    Raises:
+        CheckpointError: labels for another number of classes, or preprocessing for another number of channels.
+    """
     if labels is not None and network.num_classes and len(labels) != network.num_classes:
         raise CheckpointError(f"{source} says {len(labels)} labels for {network.num_classes} classes", help=_AGAIN)
     if preprocess is not None and preprocess.input_channels != network.input_channels:

@@ -1,6 +1,6 @@
 """Mutated checkpoints for every reader: a file for each format's mutations, one table of them, and what runs them."""
 
-from fuzzing import archives, hdf5_files, onnx_files, safetensors_files, tables, torch_files
+from fuzzing import archives, hdf5_files, npz_files, onnx_files, safetensors_files, tables, torch_files
 from fuzzing.seeds import Format
 
 FORMATS: dict[str, Format] = {
@@ -15,5 +15,6 @@ FORMATS: dict[str, Format] = {
     "torch_tar": torch_files.TAR,
     "h5": hdf5_files.HDF5,
     "keras": hdf5_files.KERAS,
+    "npz": npz_files.NPZ,
     "onnx": onnx_files.ONNX,
 }

@@ -15,7 +15,7 @@ import torch_writer as t
 from fuzzing.damage import INTERESTING, Place, mutate_bytes, mutate_file, mutate_numbers
 from fuzzing.json_trees import mutate_json
 from fuzzing.models import mutate_model
-from fuzzing.seeds import GOLDEN, Files, Format, Mutation, Seed, Tensors, model
+from fuzzing.seeds import GOLDEN, Files, Format, Mutation, Seed, Tensors, model, tensors_of
 from fuzzing.torch_files import zip_members
 from fuzzing.zip_files import mutate_zip
 
@@ -72,6 +72,11 @@ def _by_path(tensors: Tensors, named: bool = True) -> tuple[bytes, list[tuple[st
 
 def _weights(tensors: Tensors) -> Files:
     return {"m": _by_path(tensors)[0]}
+
+
+def _nameless() -> Seed:
+    """Layers that have but a number; its network is none of keras.applications, so that it is read and refused."""
+    return Seed("Keras weights.h5 without names", {"m": _by_path(tensors_of("keras"), named=False)[0]})
 
 
 def _keras(tensors: Tensors) -> Files:
@@ -218,7 +223,12 @@ def _of_models(mutation: Mutation, otherwise: Mutation) -> Mutation:
 
 
 HDF5 = Format(
-    lambda: [_golden("chunks.h5"), model("Keras h5", "keras", _legacy), model("Keras weights.h5", "keras", _weights)],
+    lambda: [
+        _golden("chunks.h5"),
+        _nameless(),
+        model("Keras h5", "keras", _legacy),
+        model("Keras weights.h5", "keras", _weights),
+    ],
     (mutate_file, mutate_hdf5, mutate_hdf5, mutate_hdf5, mutate_names, _of_models(mutate_keras_model, mutate_hdf5)),
 )
 KERAS = Format(

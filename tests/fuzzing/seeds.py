@@ -15,8 +15,8 @@ from plain_networks import random_weights
 from test_dialects import stored
 
 from resforward import Block, Network, basic, bottleneck
-from resforward.dialects import KERAS, TIMM, TORCH, Dialect
-from resforward.families import KERAS_V1, SLIM_V1, TIMM_V2, TORCH_V1, Family
+from resforward.dialects import BIG_TRANSFER, KERAS, TIMM, TORCH, Dialect
+from resforward.families import BIT, GROUPS, KERAS_V1, SLIM_V1, TIMM_V2, TORCH_V1, Family
 from resforward.network import UnitKind
 from resforward.resnet import resnet
 
@@ -67,9 +67,10 @@ class Format(NamedTuple):
     damage: Mutation | None = None
 
 
-def _network(family: Family, kind: UnitKind) -> Network:
+def _network(family: Family, kind: UnitKind, width: int = 2) -> Network:
     """One unit with a projection, a root block, three classes: 2 kB of weights."""
-    return resnet(family, [Block("block1", kind, [(4, 2, 2)])], 3, stem=replace(family.stem, widths=(2,)))
+    block = Block("block1", kind, [(2 * width, width, 2)])
+    return resnet(family, [block], 3, stem=replace(family.stem, widths=(width,)))
 
 
 NETWORKS = {
@@ -77,8 +78,9 @@ NETWORKS = {
     "torch": _network(TORCH_V1, basic),
     "timm": _network(TIMM_V2, basic),
     "keras": _network(KERAS_V1, bottleneck),
+    "bit": _network(BIT, bottleneck, GROUPS),
 }
-_DIALECTS: dict[str, Dialect] = {"torch": TORCH, "timm": TIMM, "keras": KERAS}
+_DIALECTS: dict[str, Dialect] = {"torch": TORCH, "timm": TIMM, "keras": KERAS, "bit": BIG_TRANSFER}
 
 
 @functools.cache

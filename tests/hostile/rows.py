@@ -15,13 +15,14 @@ class Hostile(NamedTuple):
         reason: what the error must say; None where the hostile part is of no use to us and is passed over: the weights
             are read, and nothing else happens.
         make: makes the files, by their names. entry: which of them is loaded; "" for their folder.
-        links: symbolic links beside them, by their names.
+        links: symbolic links beside them, by their names. options: that `load` takes for it.
     """
 
     reason: str | None
     make: Callable[[], Files]
     entry: str = "m"
     links: Mapping[str, str] = {}
+    options: Mapping[str, bool] = {}
 
 
 def one(reason: str | None, body: Callable[[], bytes] | bytes) -> Hostile:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from fuzzing.seeds import NETWORKS
+from fuzzing.seeds import NETWORKS, tensors_of
 from plain_networks import random_weights
+from safetensors.numpy import save
 
 from hostile.rows import Hostile, one
 from resforward.own_file import KEY, describe, own_bytes
@@ -76,6 +78,21 @@ SAFETENSORS: dict[str, Hostile] = {
         "lists 9000 tensors", {f"w{i}": _F32 | {"shape": [0], "data_offsets": [0, 0]} for i in range(9000)}, b""
     ),
     "safetensors: names that are no UTF-8": _header("its header cannot be read", b'{"\xff":1}'),
+}
+
+
+def _long_names(length: int) -> bytes:
+    """A network that lacks a variable, under a long scope, and thousands of names that are nearly the missing one's."""
+    letters = random.Random(0)
+    scope = "".join(letters.choices("layerconvbn10", k=length))
+    held = {f"{scope}.{name}": array for name, array in tensors_of("torch").items() if name != "layer1.0.bn1.weight"}
+    shuffled = ("".join(letters.sample(scope, length)) for _ in range(4000))
+    return save(held | {f"{name}.layer1.0.bnX.weight": np.zeros(1, np.float32) for name in shuffled})
+
+
+SAFETENSORS |= {
+    f"safetensors: 4,000 names of {length} characters": one("does not fit", lambda length=length: _long_names(length))
+    for length in (900, 170)
 }
 
 
