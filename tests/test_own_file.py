@@ -107,6 +107,13 @@ BROKEN = {
     "no units": (lambda t: t["network"]["blocks"][0].__setitem__(2, []), "no list of units"),
     "too many units": (lambda t: t["network"]["blocks"][0].__setitem__(2, [[1, 1, 1]] * 5000), "more than 4096"),
     "a huge stride": (lambda t: t["network"]["blocks"][0][2][0].__setitem__(2, 1 << 62), "describes no network"),
+    "a root block of no width": (lambda t: t["network"]["stem"].update(widths=[]), "describes no network"),
+    "a root block that stands still": (lambda t: t["network"]["stem"].update(stride=0), "describes no network"),
+    "a root block that goes back": (lambda t: t["network"]["stem"].update(stride=-1), "describes no network"),
+    "a pool that goes back": (lambda t: t["network"]["stem"]["pool"].update(stride=-1), "describes no network"),
+    "a pool of no pixels": (lambda t: t["network"]["stem"]["pool"].update(kernel=0), "describes no network"),
+    "a huge pool": (lambda t: t["network"]["stem"]["pool"].update(kernel=1 << 62), "describes no network"),
+    "a negative epsilon": (lambda t: t["network"]["family"].update(weight_epsilon=-1.0), "describes no network"),
     "labels of numbers": (lambda t: t.update(labels=[1]), "1 is no str"),
     "a list for the network": (lambda t: t.update(network=[]), "not what resforward writes"),
 }

@@ -11,6 +11,7 @@ from plain_networks import CASES, random_weights
 from resforward import NETWORKS, CheckpointError, build
 from resforward.graph import Graph, Node, plain_graph
 from resforward.network import Network
+from resforward.onnx_constants import evaluate
 from resforward.recognise import recognise
 
 
@@ -161,3 +162,9 @@ def test_the_node_at_which_it_stops_being_a_resnet_is_named(case: str) -> None:
         recognise(spoil(spelled(CASES["torch"])), "other.onnx")
     assert caught.value.message.startswith("other.onnx is no ResNet that is known here")
     assert any(why in found for found in caught.value.found), caught.value.found
+
+
+def test_a_size_that_is_free_stays_a_symbol_beside_numbers() -> None:
+    sizes = np.array(["N", 16, 1, 1], object)  # as torch flattens with a free batch: Shape, Gather, Unsqueeze, Concat
+    count = evaluate("Unsqueeze", [evaluate("Gather", [sizes, np.array(0)], {}), np.array([0])], {})
+    assert evaluate("Concat", [count, np.array([-1])], {"axis": 0}).tolist() == ["N", -1]

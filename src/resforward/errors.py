@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+_COMPARED = 10_000_000  # pairs of characters, some 0.2 s: a file may hold thousands of long names; ResNet-152's take 4M
 _LISTED = 8  # details printed before "and N more": a screen, not a wall
 
 
@@ -85,7 +86,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     import difflib  # slow to import, and rarely wanted
 
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    compared, left = [], _COMPARED // max(len(name), 1)
+    for each in known:
+        left -= len(each)
+        if left < 0:
+            break
+        compared.append(each)
+    close = difflib.get_close_matches(name, compared, n=3, cutoff=0.6)
     if not close:
         return ""
     verb = "the nearest is" if len(close) == 1 else "the nearest are"

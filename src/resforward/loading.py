@@ -20,7 +20,7 @@ from .hub import local_path
 from .model import Array, Model
 from .network import Network
 from .numbered import with_names
-from .own_file import Description, understand, understand_onnx
+from .own_file import Description, fitting, understand, understand_onnx
 from .published import NETWORKS
 from .resnet import with_output_stride
 
@@ -274,10 +274,11 @@ def _in_graph(graph: OnnxGraph, checkpoint: Checkpoint, source: str) -> _Held:
     from .onnx_graph import plain_operations
     from .recognise import recognise
 
-    found = recognise(plain_operations(graph, checkpoint, source), source)
+    with np.errstate(all="ignore"):  # what is not finite is refused with the weights
+        found = recognise(plain_operations(graph, checkpoint, source), source)
     name, preprocess, labels = understand_onnx(checkpoint.metadata, source)
     network = dataclasses.replace(found.network, name=name or found.network.name)
-    told = Description(network, preprocess, labels) if name else None
+    told = fitting(network, preprocess, labels, source) if name else None
     return _Held(network, found.weights, told=told, evidence=found.evidence)
 
 

@@ -90,7 +90,8 @@ def rename(
         elif array.dtype.kind != "f":
             wrong.append(f"{key}: expected float32, found {array.dtype}")
         else:
-            weights[name] = np.require(array, np.float32, ["C", "A"])
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later, all at once
+                weights[name] = np.require(array, np.float32, ["C", "A"])
     if wrong:
         raise CheckpointError(
             f"{source} does not fit {network.name}: {len(wrong)} of {len(network.variables)} variables",
@@ -133,10 +134,11 @@ def standardise(kernel: npt.NDArray[Any], epsilon: float) -> npt.NDArray[np.floa
 
     Source: Qiao et al., Micro-Batch Training with Batch-Channel Normalization and Weight Standardization (2019).
     """
-    double = kernel.astype(np.float64)
-    centered = double - double.mean(axis=(0, 1, 2))
-    variance = np.square(centered).mean(axis=(0, 1, 2))
-    standard: npt.NDArray[np.float32] = (centered / np.sqrt(variance + epsilon)).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # NaN and infinity become NaN, which is refused with the other weights
+        double = kernel.astype(np.float64)
+        centered = double - double.mean(axis=(0, 1, 2))
+        variance = np.square(centered).mean(axis=(0, 1, 2))
+        standard: npt.NDArray[np.float32] = (centered / np.sqrt(variance + epsilon)).astype(np.float32)
     return standard
 
 

@@ -293,6 +293,9 @@ class Network:
             wrong.append(f"global_pool is {self.global_pool!r}, expected True or False")
         if not (isinstance(self.epsilon, int | float) and 0 < self.epsilon < math.inf):
             wrong.append(f"epsilon is {self.epsilon!r}, expected a number above 0")
+        wrong += _wrong_root_block(self.stem) if self.stem else []
+        if self.family.weight_epsilon is not None and not 0 < self.family.weight_epsilon < math.inf:
+            wrong.append(f"epsilon of weights is {self.family.weight_epsilon!r}, expected a number above 0")
         for unit in self.units:
             if max(unit.stride, *unit.rates) > _LARGEST_STEP:
                 wrong.append(f"{unit.name}: stride {unit.stride}, rate {unit.rate}; at most {_LARGEST_STEP}")
@@ -508,6 +511,25 @@ class Network:
 
 
 _LARGEST_STEP = 1 << 15  # of strides and rates, pixels: more than any image has, and products stay far from overflow
+
+
+_LARGEST_KERNEL = 64  # of the root block, pixels: published ones have 7, and a pool's work grows with its square
+
+
+def _wrong_root_block(stem: Stem) -> list[str]:
+    """What is wrong with a root block's numbers, which no shape of a variable would show."""
+    limits = [("kernel", stem.kernel, _LARGEST_KERNEL), ("stride", stem.stride, _LARGEST_STEP)]
+    if stem.pool:
+        limits += [("pool's kernel", stem.pool.kernel, _LARGEST_KERNEL)]
+        limits += [("pool's stride", stem.pool.stride, _LARGEST_STEP)]
+    wrong = [
+        f"the root block's {what} is {value!r}, expected 1 to {most}"
+        for what, value, most in limits
+        if not _is_whole(value) or not 1 <= value <= most
+    ]
+    if not stem.widths or not all(_is_whole(width) and width > 0 for width in stem.widths):
+        wrong.append(f"the root block's widths are {stem.widths!r}, expected one or more positive integers")
+    return wrong
 
 
 def _is_whole(value: object) -> bool:

@@ -24,7 +24,8 @@ Array = npt.NDArray[Any]
 Side = int | str  # pixels, images or channels; a text where it is free
 
 _NOTHING: Padding = (0, 0, 0, 0)
-# What may be made of constants, times what is stored: weights to be standardised take 15, one layer after another.
+# What may be made of constants, and read for it, times what is stored: weights to be standardised take 15, one layer
+# after another.
 _LIVE, _COMPUTED, _SMALL = 4, 64, 1 << 20
 _OLDEST = 7  # before it, shapes were made to fit by attributes
 _WHY = {
@@ -223,7 +224,7 @@ class _Reader:
         except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
             raise self.refused(f"what it makes of constants cannot be computed: {error}"[:300]) from error
         self.live += result.size
-        self.computed += result.size
+        self.computed += max(result.size, *(array.size for array in inputs if array is not None), 0)
         if self.live > _LIVE * self.stored or self.computed > _COMPUTED * self.stored:
             raise self.refused("more is made of its constants than any exporter leaves to be done")
         self.constants[self.node.outputs[0]] = result
@@ -304,7 +305,11 @@ class _Reader:
             if flat
             else (*(s if isinstance(s, int) else None for s in (height, width)), value.channels)
         )
-        arrays = {part: np.asarray(array, np.float32) for part, array in (weights or {}).items()}
+        # What was computed takes its last form at once; what lies in the file stays a view of it.
+        arrays = {
+            part: array if array.dtype == np.float32 else np.ascontiguousarray(array, np.float32)
+            for part, array in (weights or {}).items()
+        }
         self.nodes.append(
             Node(op, name, tuple(v.name for v in inputs), shape, name if arrays else "", arrays, attributes)
         )

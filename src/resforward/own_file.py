@@ -25,6 +25,7 @@ KEY = "resforward"
 WRITER, WRITER_NAME = "writer", "resforward"  # in the metadata of an ONNX file that `convert` wrote
 _KINDS: Mapping[str, UnitKind] = {kind.name: kind for kind in (bottleneck, basic)}
 _OPTIONS = {"num_classes": int, "input_channels": int, "global_pool": bool, "epsilon": float}
+_AGAIN = "it was changed by hand, or damaged; convert the original again"
 _MOST = 4096  # Blocks, units of a Block, characters of a label
 
 Storage = Literal["float32", "bfloat16"]
@@ -135,6 +136,24 @@ def understand(metadata: Mapping[str, str], source: str) -> Description | None:
         raise CheckpointError(f"{source} describes no network: {error.message}", found=error.found) from error
     except (KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
         raise _changed(source, error) from error
+    return fitting(network, preprocess, labels, source)
+
+
+def fitting(
+    network: Network, preprocess: Preprocess | None, labels: tuple[str, ...] | None, source: str
+) -> Description:
+    """What a file says, where its parts fit one another.
+
+    Raises:
+        CheckpointError: labels for another number of classes, or preprocessing for another number of channels.
+    """
+    if labels is not None and network.num_classes and len(labels) != network.num_classes:
+        raise CheckpointError(f"{source} says {len(labels)} labels for {network.num_classes} classes", help=_AGAIN)
+    if preprocess is not None and preprocess.input_channels != network.input_channels:
+        raise CheckpointError(
+            f"{source} says {network.input_channels} channels, and preprocessing for {preprocess.input_channels}",
+            help=_AGAIN,
+        )
     return Description(network, preprocess, labels)
 
 
@@ -163,7 +182,7 @@ def _changed(source: str, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"{source}: its metadata is not what resforward writes",
         found=[f"{type(error).__name__}: {error}"[:200]],
-        help="it was changed by hand, or damaged; convert the original again",
+        help=_AGAIN,
     )
 
 

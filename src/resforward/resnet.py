@@ -71,7 +71,7 @@ def resnet(
         raise NetworkError("Blocks are called what an end point is called", found=taken)
     root = (stem or family.stem) if include_root_block else None
     units: list[Unit] = []
-    depth_in = root.widths[-1] if root else input_channels
+    depth_in = (root.widths or (0,))[-1] if root else input_channels  # `Network` refuses a root block of no width
     for block in blocks:
         for index, (depth, depth_bottleneck, stride) in enumerate(block.args, start=1):
             projects = {

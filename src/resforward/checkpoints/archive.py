@@ -1,7 +1,7 @@
 """Archives as models are published in: tar, plain or gzipped, unpacked into memory and never onto the disk.
 
 A plain tar is not even unpacked: its members are slices of the mapping. Only regular files are taken; names are keys
-of a table and never paths, so there is nothing to traverse.
+of a table and never paths, so there is nothing to traverse; one that would lead out is refused all the same.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import tarfile
 from pathlib import PurePosixPath
 
-from resforward.checkpoints.files import File, MemoryFolder
+from resforward.checkpoints.files import File, MemoryFolder, leads_out
 from resforward.checkpoints.inflate import GZIP, inflate
 from resforward.errors import CheckpointError
 
@@ -42,7 +42,8 @@ def unpack(file: File) -> MemoryFolder:
     ['resnet_v1_50.ckpt']
 
     Raises:
-        CheckpointError: the archive is damaged, holds links or devices, or unpacks to more memory than the budget.
+        CheckpointError: the archive is damaged, holds links, devices or names that lead out of it, or unpacks to more
+            memory than the budget.
     """
     data = _gunzip(file) if bytes(file.data[:2]) == _GZIP else file.data
     members: dict[str, memoryview] = {}
@@ -68,6 +69,9 @@ def unpack(file: File) -> MemoryFolder:
         if info.type in _LINKS_AND_DEVICES:
             found = [f"`{long_name or info.name}` is {_LINKS_AND_DEVICES[info.type]}"]
             raise CheckpointError(f"refused `{file.name}`: it holds more than files", found=found, help=_UNPACK)
+        if leads_out(long_name or info.name):
+            found = [f"`{(long_name or info.name)[:80]}` leads out of the archive"]
+            raise CheckpointError(f"refused `{file.name}`: it holds a path, not a name", found=found, help=_UNPACK)
         if info.type in _FILES:
             name = str(PurePosixPath(long_name or info.name))
             if name in members:

@@ -7,7 +7,7 @@ import mmap
 import os
 import stat
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Protocol
 
 from resforward.errors import CheckpointError, nearest
@@ -221,6 +221,18 @@ class MemoryFolder:
     def leads_out(self, name: str, beside: str) -> bool:
         """Tell whether a file is a link out of here: an archive of links was refused."""
         return False
+
+
+def leads_out(name: str) -> bool:
+    """Tell whether the name of an archive's member would lead out of the folder it is unpacked into, on any system.
+
+    >>> leads_out("model/../../x"), leads_out("/etc/passwd"), leads_out("model/data.pkl")
+    (True, True, False)
+
+    Nothing is ever unpacked here, but no program that writes weights has such a name.
+    """
+    path = PureWindowsPath(name)  # knows both kinds of slash
+    return bool(path.root) or ".." in path.parts or "\0" in name
 
 
 def _map(path: Path) -> memoryview:

@@ -1,12 +1,12 @@
 """HDF5, as much of it as Keras writes, read by Python alone from the mapped file.
 
 Not through h5py: libhdf5 is C code that follows whatever address a file holds. Memory errors on malformed files are
-reported against it year after year (HDFGroup/hdf5 #5382, #5571, #5869, #6401), and version 2.0.0 ended in a
-segmentation fault on 1 of 6,000 mutants of the golden files (`tests/fuzz_checkpoints.py --h5py`). A guard in front of
-it would have to understand superblock, object headers, B-trees, heaps, types and layouts; what is left to do after that
-is to slice the file, or to inflate a chunk. So the guard is the reader. It needs no package, arrays that lie in one run
-stay views of the file, and a file inside an archive is read where it is. pyfive is Python alone, too, but believes
-sizes (a file of 2 kB can ask it for 64 GiB), and brings NumPy 2 and three packages.
+reported against it year after year (HDFGroup/hdf5 #5382, #5571, #5869, #6401), and of 6,000 mutants of small Keras
+files version 2.0.0 ended in a segmentation fault on 4 and hung on 1 (`tests/fuzz_checkpoints.py --h5py`). A guard in
+front of it would have to understand superblock, object headers, B-trees, heaps, types and layouts; what is left to do
+after that is to slice the file, or to inflate a chunk. So the guard is the reader. It needs no package, arrays that lie
+in one run stay views of the file, and a file inside an archive is read where it is. pyfive is Python alone, too, but
+believes sizes (a file of 2 kB can ask it for 64 GiB), and brings NumPy 2 and three packages.
 
 What h5py writes unless told otherwise (HDF Group: HDF5 File Format Specification, version 3.0; sections in brackets):
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from resforward.checkpoints import keras_h5
 from resforward.checkpoints.arrays import Contents
-from resforward.checkpoints.files import File, Folder
+from resforward.checkpoints.files import File, Folder, leads_out
 from resforward.checkpoints.keras_h5 import Layer, variables_of
 from resforward.errors import CheckpointError
 
@@ -118,6 +118,8 @@ def _members(file: File) -> dict[str, _Member]:
             raise file.damaged(f"member `{name[:80]}` is encrypted")
         if name in found:
             raise file.damaged(f"member `{name[:80]}` is there twice")
+        if leads_out(name):
+            raise CheckpointError(f"refused `{file.name}`: member `{name[:80]}` leads out of the archive")
         found[name] = _Member(name, method, checksum, packed, whole, header)
     if at != end:
         raise file.damaged(f"its directory ends at byte {at}, expected {end}")

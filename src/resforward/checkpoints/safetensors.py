@@ -39,8 +39,9 @@ _NUMPY: dict[str, np.dtype[Any]] = {
 
 
 def recognises(file: File) -> bool:
-    """Tell whether a file begins with the size of a header and an opening brace."""
-    return bytes(file.data[8:9]) == b"{" and int.from_bytes(file.data[:8], "little") < 1 << 40
+    """Tell whether a file begins with the size of a header and an opening brace; by its name, if that is no size."""
+    size = int.from_bytes(file.data[:8], "little")
+    return bytes(file.data[8:9]) == b"{" and (size < 1 << 40 or file.name.endswith(".safetensors"))
 
 
 def read(folder: Folder, name: str) -> Contents:

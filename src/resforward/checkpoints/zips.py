@@ -16,7 +16,7 @@ import zlib
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from resforward.checkpoints.files import File
+from resforward.checkpoints.files import File, leads_out
 from resforward.checkpoints.inflate import RAW, inflate
 from resforward.errors import CheckpointError
 
@@ -65,8 +65,8 @@ def entries(file: File) -> dict[str, Entry]:
     ['resnet18/byteorder', 'resnet18/data.pkl']
 
     Raises:
-        CheckpointError: the archive is damaged, two entries share a name or bytes, or one is encrypted or compressed
-            by anything but DEFLATE.
+        CheckpointError: the archive is damaged, two entries share a name or bytes, or one is encrypted, compressed
+            by anything but DEFLATE, or named to lie outside.
     """
     listed, end = _directory(file)
     checked = any(each.crc for each in listed)  # torch.serialization.set_crc32_options(False) writes zeros
@@ -78,6 +78,8 @@ def entries(file: File) -> dict[str, Entry]:
         except UnicodeDecodeError as error:
             raise file.damaged("the name of an entry is not UTF-8", f"{each.name[:80]!r}") from error
         where = f"entry `{name[:80]}`"
+        if leads_out(name):
+            raise CheckpointError(f"refused `{file.name}`: {where} leads out of the archive", help=_UNPACK)
         if name in found:
             raise file.damaged(f"{where} is there twice")
         start = _start(each, end, file, where)
