@@ -30,6 +30,10 @@ BUNDLE = {
     f"model.ckpt{ending}": Path(f"{checkpoint('slim_v2')}{ending}").read_bytes()
     for ending in (".index", ".data-00000-of-00001")
 }
+EXPORT = {
+    name: Path(checkpoint("slim_v2")).with_name("onnx").joinpath(name).read_bytes()
+    for name in ("torchvision_bottleneck.dynamo.onnx", "torchvision_bottleneck.dynamo.onnx.data")
+}
 REPOSITORIES = {
     "timm/resnet50.a1_in1k": Repository(
         {
@@ -46,6 +50,7 @@ REPOSITORIES = {
     "ada/none": Repository({"main": {"README.md": b"#"}}),
     "ada/empty": Repository({"main": {}}),
     "ada/gated": Repository({"main": {"model.safetensors": WEIGHTS}}, gated=True),
+    "ada/onnx": Repository({"main": {**EXPORT, "README.md": b"#"}}),
     "ada/slim": Repository({"main": {**BUNDLE, "graph.pbtxt": b"?"}}),
     "eve/out": Repository({"main": {"../../../out.safetensors": WEIGHTS}}),
 }
@@ -163,6 +168,13 @@ def test_a_bundle_comes_with_its_data(hub: Hub, tmp_path: Path, path: str) -> No
     told = inspected(hub, tmp_path, f"hf://ada/slim{path}")
     assert told["checkpoint"]["bytes"] == sum(map(len, BUNDLE.values()))
     assert sorted(hub.downloaded()) == sorted(BUNDLE)
+
+
+def test_an_onnx_file_comes_with_its_data(hub: Hub, tmp_path: Path) -> None:
+    result = command(hub, tmp_path, "inspect", "hf://ada/onnx", "--external-data")
+    assert result.returncode == 0, result.stderr
+    assert "torch v1.5" in result.stdout
+    assert sorted(hub.downloaded()) == sorted(EXPORT)
 
 
 def test_a_model_keeps_the_repository_s_name(hub: Hub, tmp_path: Path) -> None:

@@ -185,9 +185,11 @@ def _choose(names: Sequence[str], address: Address) -> str:
 
 
 def _companions(names: Sequence[str], name: str) -> list[str]:
-    """What a checkpoint needs beside itself: a bundle its data, and any the config.json of its folder."""
+    """What a checkpoint needs beside itself: a bundle or an ONNX file its data, any its config.json."""
     bundle = _BUNDLE.fullmatch(name)
     data = [each for each in names if bundle and each.startswith(f"{bundle['prefix']}.data-")]
+    if name.endswith(".onnx"):  # model.onnx.data of torch's exporter, model.onnx_data of others
+        data += [each for each in names if each in (f"{name}.data", f"{name}_data")]
     config = name.rpartition("/")[0] + f"/{_CONFIG}" if "/" in name else _CONFIG
     return [*data, *([config] if config in names else [])]
 

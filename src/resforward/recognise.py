@@ -369,7 +369,7 @@ class _Fit:
             folded = product([affine.batch]) if affine.batch and not normed else None
             for scale, shift in filter(None, (affine.before, folded)):
                 kernel, biases = kernel * scale, biases * scale + shift
-            weights[f"{name}/weights"] = np.asarray(kernel, np.float32)
+            weights[f"{name}/weights"] = np.ascontiguousarray(kernel, np.float32)
         if bias:
             weights[f"{name}/biases"] = np.asarray(biases, np.float32)
         if normed:
