@@ -657,6 +657,15 @@ def test_check_tensors(model, tmp_path):
     ]
 
 
+def test_check_tensors_knows_variances_by_torch_s_name_too(tmp_path):
+    tensors = {f"layer1.0.bn1.running_{part}": np.full(3, -1, np.float32) for part in ("mean", "var")}
+    save_file(tensors, tmp_path / "bad.safetensors")
+    result = run("inspect", tmp_path / "bad.safetensors", "--check-tensors", "--json")
+    assert result.exit_code == 4
+    damaged = {row["name"]: row["negative"] for row in json.loads(result.stdout)["damaged"]}
+    assert damaged == {"layer1.0.bn1.running_var": 3}
+
+
 # doctor
 
 

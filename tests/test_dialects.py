@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -112,6 +113,53 @@ def test_relatives_are_refused_by_name() -> None:
         rename(squeezed, found.network, found.scope, "a.file", dialect=found.dialect)
 
 
+def test_a_network_that_only_begins_as_a_resnet_is_refused() -> None:
+    """As HRNet does; what lies beside a ResNet that is a part of something larger is none of its business."""
+    tensors = held("torch")
+    others = {f"stage2.0.branches.{i}.weight": np.zeros(4, np.float32) for i in range(len(tensors) + 1)}
+    found = conclude(tensors | others, "a.file")
+    with pytest.raises(CheckpointError, match=r"holds another network(.|\n)*stage2\.0\.branches\.0\.weight"):
+        rename(tensors | others, found.network, found.scope, "a.file", dialect=found.dialect)
+    part = {f"backbone.{name}": array for name, array in tensors.items()}
+    found = conclude(part | others, "a.file")
+    assert len(rename(part | others, found.network, found.scope, "a.file", dialect=found.dialect)[1]) == len(others)
+
+
+WITHOUT = {  # what is missing by its prefix, and what is told to be
+    "a Block between others": ("torch", "layer2.", "layer2.0.conv1.weight"),
+    "the first Block": ("torch", "layer1.", "layer1.0.conv1.weight"),
+    "the root block's convolution": ("torch", "conv1.", "conv1.weight"),
+    "a deep root block's first convolution": ("timm v2d", "stem.conv1.", "stem.conv.weight"),
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT)
+def test_what_is_missing_is_not_concluded_away(case: str) -> None:
+    """Of Blocks of one width, else their shapes would not fit either."""
+    of, prefix, missing = WITHOUT[case]
+    dialect, _ = HELD[of]
+    stem = NETWORKS[of].stem
+    assert stem is not None
+    units = [Block(f"block{i}", bottleneck, [(64, 16, 1)] * 2) for i in (1, 2, 3)]
+    network = resnet(NETWORKS[of].family, units, 7, stem=replace(stem, widths=(*stem.widths[:-1], 64)))
+    tensors = stored(dialect, random_weights(network))
+    conclude(tensors, "a.file")
+    rest = {name: array for name, array in tensors.items() if not name.startswith(prefix)}
+    with pytest.raises(CheckpointError, match=f"a.file is incomplete: {re.escape(missing)} is missing"):
+        conclude(rest, "a.file")
+
+
+def test_a_misfit_that_no_option_made_is_not_blamed_on_options() -> None:
+    tensors = held("torch")
+    found = conclude(tensors, "a.file")
+    del tensors["fc.bias"]
+    with pytest.raises(CheckpointError, match="part of it was left out"):
+        rename(tensors, found.network, found.scope, "a.file", found.network, found.dialect)
+    other = replace(found.network, num_classes=9)
+    with pytest.raises(CheckpointError, match=r"classes 7 \(asked for: 9\); load without options"):
+        rename(held("torch"), other, found.scope, "a.file", found.network, found.dialect)
+
+
 def test_keras_files_in_other_axes_or_converted_from_caffe_are_refused_by_name() -> None:
     tensors = held("Keras v1 of 2015")
     theano = {name: a.transpose(3, 2, 0, 1) if a.ndim == 4 else a for name, a in tensors.items()}
@@ -147,6 +195,16 @@ def test_of_two_copies_the_help_says_how_to_keep_one(average: str) -> None:
     )
     (found,) = (conclude(each, "a.file") for each in kept.values())
     assert (found.scope, found.network.family.name) == ("", "torch v1.5")
+
+
+def test_of_two_networks_that_no_scope_tells_apart_the_help_is_not_to_keep_everything() -> None:
+    both = held("torch") | held("timm v2")
+    inside = held("torch") | {f"ema.{name}": array for name, array in held("torch").items()}
+    for tensors, line in ((both, "save one network a checkpoint"), (inside, "name.startswith('ema.')")):
+        for order in (tensors, dict(reversed(tensors.items()))):
+            with pytest.raises(CheckpointError, match="holds 2 networks") as caught:
+                conclude(order, "a.file")
+            assert line in str(caught.value.help)
 
 
 def test_what_else_is_in_the_file_is_told_and_left() -> None:

@@ -56,6 +56,18 @@ def test_a_file_of_somebody_else_is_nothing(text: str | None, tmp_path: Path) ->
     assert load(saved(tmp_path, text)).preprocess == TORCHVISION_224
 
 
+@pytest.mark.parametrize("architecture", ["resnetaa50d", "resnetblur50"])
+def test_what_has_a_resnet_s_variables_and_is_none_is_refused(architecture: str, tmp_path: Path) -> None:
+    cfg, _ = PUBLISHED["resnet18.tv_in1k"]
+    path = saved(tmp_path, json.dumps({"architecture": architecture, "pretrained_cfg": cfg}))
+    with pytest.raises(CheckpointError, match=f"the network is {architecture}, which smooths"):
+        load(path)
+    with pytest.raises(CheckpointError, match="smooths"):
+        load(path, preprocess="torchvision_224")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet50", "pretrained_cfg": cfg}))
+    load(path)
+
+
 def test_what_timm_says_and_is_not_known_is_told(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json(.|\n)*border(.|\n)*pass preprocess="):
         load(saved(tmp_path, json.dumps({"pretrained_cfg": {"crop_mode": "border"}})))

@@ -7,11 +7,11 @@ counted or measured. What no checkpoint stores, strides and the pool, is the fam
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from .dialects import DIALECTS, Dialect
+from .dialects import DIALECTS, LEAVES, Dialect
 from .errors import CheckpointError, NetworkError
 from .families import Family, Stem
 from .names import LONGEST_NAME, Tensors, without_bystanders
@@ -121,16 +121,19 @@ def _held(tensors: Tensors, source: str) -> _Held:
         raise CheckpointError(
             f"{source} holds {len(networks)} networks",
             found=[f"{h.scope or 'no scope'}: {h.family.name}, {len(h.names)} variables" for h in networks],
-            help=_how_to_keep_one(networks[-1]),
+            help=_how_to_keep_one(networks),
         )
     return _Held(tensors, source, *networks[0])
 
 
-def _how_to_keep_one(network: _Found) -> str:
+def _how_to_keep_one(networks: Sequence[_Found]) -> str:
     """The help for a file of several; copies, such as running averages, differ in their scopes."""
-    if network.dialect.axes == "HWIO":
+    scopes = [network.scope for network in networks]
+    torch = [network.scope for network in networks if network.dialect.axes == "OIHW"]
+    alone = [scope for scope in torch if sum(other.startswith(scope) for other in scopes) == 1]
+    if not alone:
         return "save one network a checkpoint"
-    scope = network.scope
+    scope = alone[-1]
     return (
         f"keep one of them, in PyTorch: torch.save({{name.removeprefix({scope!r}): value for name, value in"
         f" torch.load(path).items() if name.startswith({scope!r})}}, other_path)"
@@ -174,12 +177,16 @@ class _Held:
     def shape(self, name: str) -> tuple[int, ...]:
         """With our axes; raises CheckpointError where the variable is missing."""
         if not self.has(name):
-            raise CheckpointError(
-                f"{self.source} is incomplete: {self.theirs(name)} is missing",
-                found=[f"it has {', '.join(f'{block} with {count} units' for block, count in self.counts.items())}"],
-                help="a shard or part of the training graph was left out when it was saved",
-            )
+            raise self.incomplete(name)
         return tuple(self.dialect.array(self.tensors[self.theirs(name)]).shape)
+
+    def incomplete(self, name: str) -> CheckpointError:
+        """The error of a variable that is missing."""
+        return CheckpointError(
+            f"{self.source} is incomplete: {self.theirs(name)} is missing",
+            found=[f"it has {', '.join(f'{block} with {count} units' for block, count in self.counts.items())}"],
+            help="a shard or part of the training graph was left out when it was saved",
+        )
 
     def kernel(self, name: str) -> tuple[int, int, int]:
         """(kernel, channels in, channels out) of a convolution; zeros for what is no kernel."""
@@ -188,6 +195,9 @@ class _Held:
 
     def blocks(self) -> list[Block]:
         """Units counted in names, depths measured in shapes, strides where the family has them."""
+        if self.dialect.inside:  # they are numbered, and none between two others may be missing
+            for place in range(1, len(self.counts) + 1):
+                self.unit(f"block{place}", 1)
         blocks = []
         strides = block_strides(self.family, len(self.counts))
         for (block, count), stride in zip(self.counts.items(), strides, strict=True):
@@ -214,7 +224,7 @@ class _Held:
                 found=[f"{self.theirs(f'{prefix}/conv2/weights')} has shape {axes}, expected height and width first"],
                 help="pass the file for TensorFlow's axes; Keras has one of each, `th` and `tf` in their names",
             )
-        if (depth_in := self.kernel(f"{prefix}/conv2")[1]) != depth_bottleneck:
+        if 0 < (depth_in := self.kernel(f"{prefix}/conv2")[1]) < depth_bottleneck:
             raise CheckpointError(
                 f"{self.source} has grouped convolutions, as ResNeXt has; they are not computed here",
                 found=[f"{self.theirs(f'{prefix}/conv2/weights')} reads {depth_in} of {depth_bottleneck} channels"],
@@ -257,11 +267,18 @@ class _Held:
             kernel, channels, _ = convs[0]
             return replace(stem, kernel=kernel, widths=tuple(width for *_, width in convs)), channels
         if not self.has("conv1/weights"):
-            evidence.append("no root block: no conv1/weights")
+            scopes = [
+                scope for scope in self.dialect.outside or ("conv1", "conv1/BatchNorm") if scope.startswith("conv1")
+            ]
+            if any(self.has(f"{scope}/{leaf}") for scope in scopes for leaf in LEAVES):
+                raise self.incomplete("conv1/weights")
+            evidence.append(f"no root block: no {self.theirs('conv1/weights')}")
             return None, self.kernel(f"{blocks[0].scope}/unit_1/{self.kind.name}_{self.family.version}/conv1")[1]
         kernel, channels, width = self.kernel("conv1")
         if kernel == 3:
-            evidence.append("root block 3x3 with stride 1 and no pool: assumed for a 3x3 conv1/weights")
+            evidence.append(
+                f"root block 3x3 with stride 1 and no pool: assumed for a 3x3 {self.theirs('conv1/weights')}"
+            )
             return replace(stem, kernel=3, stride=1, widths=(width,), pool=None), channels
         return replace(stem, widths=(width,)), channels
 

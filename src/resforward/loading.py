@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -185,6 +186,8 @@ def checkpoint_path(name: str | os.PathLike[str]) -> str | os.PathLike[str]:
 
 _BESIDE = "config.json"
 _MOST_CONFIG = 1 << 20  # bytes
+# Their variables are a ResNet's, and their strides are means of pixels: timm/models/resnet.py, `aa_layer`.
+_SMOOTHED = re.compile(r"resnet(aa|blur)[0-9].*")
 
 
 def _beside(path: Path) -> Preprocess | None:
@@ -200,6 +203,12 @@ def _beside(path: Path) -> Preprocess | None:
         return None  # somebody else's: most programs have a file of that name
     if not isinstance(told, dict) or "pretrained_cfg" not in told:
         return None
+    if _SMOOTHED.fullmatch(architecture := str(told.get("architecture", ""))):
+        raise CheckpointError(
+            f"{config} says that the network is {architecture[:80]}, which smooths where a ResNet has strides;"
+            " that is not computed here",
+            help="timm computes it",
+        )
     try:
         return from_timm(told)
     except NetworkError as error:

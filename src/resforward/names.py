@@ -107,7 +107,7 @@ def rename(
 
 
 def _refuse_more(network: Network, scope: str, source: str, dialect: Dialect, unused: Sequence[str]) -> None:
-    """Refuse units with parts that ours do not have: what they compute is something else."""
+    """Refuse units with parts that ours do not have, and networks with a ResNet's names that are mostly other parts."""
     if not dialect.inside:
         return
     places = [
@@ -119,6 +119,14 @@ def _refuse_more(network: Network, scope: str, source: str, dialect: Dialect, un
             f"{source} holds more than a ResNet: its units have {len(more)} variables of other parts",
             found=[name[:80] for name in more],
             help="squeeze-and-excitation, attention and the like are not computed here",
+        )
+    beside = [name for name in unused if name.startswith(scope)]
+    if len(beside) > len(network.variables):  # HRNet begins with a layer1, and has its own words for the rest
+        raise CheckpointError(
+            f"{source} holds another network: a ResNet's variables are {len(network.variables)} of it,"
+            f" and {len(beside)} are not",
+            found=[name[:80] for name in beside],
+            help="if a ResNet is part of it, save that part's variables alone",
         )
 
 
@@ -145,6 +153,8 @@ def standardise(kernel: npt.NDArray[Any], epsilon: float) -> npt.NDArray[np.floa
 def _misfit_help(network: Network, held: Network | None) -> str:
     if held is None:
         return "load without options to see what the file holds"
+    if held.variables == network.variables:  # no option made the difference
+        return "part of it was left out when it was saved, or it is a relative of ResNets that is not computed here"
     differences: Sequence[tuple[str, Any, Any]] = (
         ("family", held.family.name, network.family.name),
         ("units", [len(u) for u in held.blocks.values()], [len(u) for u in network.blocks.values()]),

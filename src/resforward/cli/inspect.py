@@ -296,6 +296,9 @@ def _check_tensors(path: str, as_json: bool, external_data: bool) -> int:
     return 0
 
 
+_VARIANCES = ("/moving_variance", ".running_var")  # TensorFlow's and Keras' ends of names, and torch's
+
+
 def _damaged(checkpoint: Checkpoint) -> Iterator[dict[str, Any]]:
     """Tensors with values that no weight can have; only a variance must not be negative."""
     import numpy as np
@@ -304,6 +307,6 @@ def _damaged(checkpoint: Checkpoint) -> Iterator[dict[str, Any]]:
         if array.dtype.kind not in "fc":
             continue
         nan, infinite = int(np.isnan(array).sum()), int(np.isinf(array).sum())
-        negative = int((array < 0).sum()) if name.endswith(("/moving_variance", "/running_var")) else 0
+        negative = int((array < 0).sum()) if name.endswith(_VARIANCES) else 0
         if nan or infinite or negative:
             yield {"name": name, "nan": nan, "infinite": infinite, "negative": negative}
