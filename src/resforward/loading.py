@@ -283,8 +283,7 @@ def _in_graph(graph: OnnxGraph, checkpoint: Checkpoint, source: str) -> _Held:
     from .onnx_graph import plain_operations
     from .recognise import recognise
 
-    with np.errstate(all="ignore"):  # what is not finite is refused with the weights
-        found = recognise(plain_operations(graph, checkpoint, source), source)
+    found = recognise(plain_operations(graph, checkpoint, source), source)
     name, preprocess, labels = understand_onnx(checkpoint.metadata, source)
     network = dataclasses.replace(found.network, name=name or found.network.name)
     told = fitting(network, preprocess, labels, source) if name else None

@@ -134,13 +134,13 @@ def _wrong(checkpoint: checkpoints.Checkpoint, victim: Seed, exact: bool) -> str
         if arrays.keys() != expected.keys():
             return f"other names are read than were written: {sorted(arrays.keys() ^ expected.keys())[:3]}"
         for name, array in arrays.items():
-            if (array.dtype, array.shape, array.tobytes()) != (*_signature(expected[name]), expected[name].tobytes()):
+            if _content(array) != _content(expected[name]):
                 return f"`{name}` is read otherwise than it was written"
     return ""
 
 
-def _signature(array: np.ndarray) -> tuple[np.dtype, tuple[int, ...]]:
-    return array.dtype, array.shape
+def _content(array: np.ndarray) -> tuple[np.dtype, tuple[int, ...], bytes]:
+    return array.dtype, array.shape, array.tobytes()
 
 
 _values: dict[str, Tensors] = {}

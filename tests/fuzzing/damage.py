@@ -21,6 +21,11 @@ def times(rng: random.Random) -> range:
     return range(rng.choice([1, 1, 1, 2, 5]))
 
 
+def unchanged(seed: Seed, rng: random.Random) -> Files:
+    """No mutation."""
+    return dict(seed.files)
+
+
 def mutate_bytes(body: bytes, rng: random.Random) -> bytes:
     """Change one place of some bytes."""
     out = bytearray(body)

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from fuzzing import FORMATS, case
 from fuzzing.case import SECONDS, Outcome
+from fuzzing.damage import unchanged
 
 _CHUNK = 500  # mutants whose outcomes come back together
 _POLL = 0.05  # s
@@ -49,7 +50,6 @@ class Tally:
     format: str
     kinds: Counter[str] = field(default_factory=Counter)
     said: Counter[str] = field(default_factory=Counter)
-    by_mutation: Counter[tuple[str, str]] = field(default_factory=Counter)
     slowest: tuple[float, int] = (0.0, -1)  # s, case
     largest: tuple[int, int] = (0, -1)  # bytes, case
     seconds: float = 0.0
@@ -58,9 +58,8 @@ class Tally:
     def mutants(self) -> int:
         return sum(self.kinds.values())
 
-    def add(self, number: int, mutation: str, outcome: Outcome) -> None:
+    def add(self, number: int, outcome: Outcome) -> None:
         self.kinds[outcome.kind] += 1
-        self.by_mutation[mutation, outcome.kind] += 1
         if outcome.said and outcome.kind != "fault":
             self.said[outcome.said] += 1
         self.slowest = max(self.slowest, (outcome.seconds, number))
@@ -69,7 +68,6 @@ class Tally:
     def merge(self, other: Tally) -> None:
         self.kinds += other.kinds
         self.said += other.said
-        self.by_mutation += other.by_mutation
         self.slowest, self.largest = max(self.slowest, other.slowest), max(self.largest, other.largest)
 
 
@@ -190,7 +188,7 @@ def _serve(name: str, seed: int, pipe: Connection, place: mmap.mmap) -> None:
                 _AT.pack_into(place, 0, number, time.process_time(), False)
                 for each in made.files:
                     (folder / each).unlink()  # a mapping keeps its file; a file written again would change under it
-                tally.add(number, made.mutation.__name__, outcome)
+                tally.add(number, outcome)
                 if outcome.kind == "fault":
                     faults.append(Fault(name, seed, number, outcome.said))
             pipe.send((tally, faults))
@@ -200,7 +198,7 @@ def _warm_up(name: str, folder: Path) -> None:
     """Load every seed, so that what is imported and kept once is counted for no mutant."""
     for seed in case.seeds(name):
         case.write(seed.files, folder)
-        case.check(case.Mutant(seed, case.write, seed.files), False, folder)
+        case.check(case.Mutant(seed, unchanged, seed.files), False, folder)
         for each in seed.files:
             (folder / each).unlink()
 
