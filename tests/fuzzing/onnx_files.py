@@ -20,7 +20,8 @@ from resforward.checkpoints.onnx import _NOT_NUMBERS, _NUMPY
 from resforward.graph import plain_graph
 from resforward.onnx_constants import CONSTANT_OPS
 from resforward.onnx_file import onnx_bytes
-from resforward.onnx_graph import _STEPS, _WHY
+from resforward.onnx_graph import _WHY
+from resforward.onnx_operators import STEPS
 
 _GRAPH = 7  # of a model
 _NODE, _TENSOR, _INPUT, _OUTPUT = 1, 5, 11, 12  # of a graph
@@ -29,7 +30,7 @@ _ATTRIBUTE_SCHEMA: dict = {5: _TENSOR_SCHEMA}
 _VALUE_SCHEMA: dict = {2: {1: {2: {1: {}}}}}
 _SCHEMAS: dict[int, dict] = {_NODE: {5: _ATTRIBUTE_SCHEMA}, _TENSOR: _TENSOR_SCHEMA}
 _SCHEMAS |= {_INPUT: _VALUE_SCHEMA, _OUTPUT: _VALUE_SCHEMA}
-_OPS = sorted({*CONSTANT_OPS, *_STEPS, *_WHY, "Loop", "Resize"})
+_OPS = sorted({*CONSTANT_OPS, *STEPS, *_WHY, "Loop", "Resize"})
 _TYPES = [*_NUMPY, *_NOT_NUMBERS, 0, 99]
 _BESIDE = "m.data"
 
