@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import pty
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import termios
@@ -18,6 +20,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 from urllib.request import Request
 
 import pytest
@@ -46,6 +49,7 @@ class Server:
         self.cuts: list[int] = []  # bytes after which each of the next answers breaks off
         self.status: list[int] = []  # of the next answers
         self.ranges = True
+        self.sends = "bytes {start}-{last}/{size}"  # what it says that the part of an answer is
         self.if_range = True  # else it sends the part that was asked for, whatever the file has become
         self.length: int | None = None  # what it says instead of the truth
         self.framing = "length"  # or "chunked", or "close": until the connection ends
@@ -75,7 +79,8 @@ def server() -> Iterator[Server]:
                 if start >= len(body):
                     return self.refuse(416)
                 self.send_response(206)
-                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+                said = served.sends.format(start=start, last=len(body) - 1, size=len(body))
+                self.send_header("Content-Range", said)
             else:
                 self.send_response(200)
             if served.etag:
@@ -321,6 +326,16 @@ def test_a_file_that_has_become_shorter_starts_anew(server: Server, monkeypatch:
     assert whole(pull("w"), BODY[:1000])
 
 
+@pytest.mark.parametrize("sends", ["bytes 0-{last}/{size}", "bytes {start}-{last}/7", "bytes {start}-{last}/*", ""])
+def test_another_part_than_was_asked_for_is_not_joined(server: Server, sends: str) -> None:
+    broken(server, 300_000)
+    server.asked, server.sends = [], sends
+    told: list[str] = []
+    assert whole(pull("w", tell=told.append))
+    assert told == ["the file on the server has changed: trying again in 0 s"]
+    assert server.asked == [("bytes=300000-", '"one"'), (None, None)]
+
+
 def test_a_server_without_ranges_starts_anew(server: Server) -> None:
     broken(server, 300_000)
     server.ranges = False
@@ -389,6 +404,23 @@ def test_what_is_not_there_is_said_at_once(server: Server, status: int) -> None:
         pull("w")
     assert left() == []
     assert len(server.asked) == 1
+
+
+def test_a_certificate_that_is_not_valid_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    invalid = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    invalid.verify_message = "certificate has expired"
+    opened = []
+
+    class Opener:
+        def open(self, request: Request, timeout: float) -> None:
+            opened.append(request)
+            raise URLError(invalid)
+
+    monkeypatch.setattr(download, "build_opener", lambda *handlers: Opener())
+    with pytest.raises(rf.ResforwardError, match="its certificate is not valid: certificate has expired"):
+        pull("w")
+    assert len(opened) == 1
+    assert left() == []
 
 
 def test_nobody_answers(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -513,6 +545,20 @@ def test_of_two_processes_one_downloads_and_the_other_waits(server: Server) -> N
     assert Path("w.bin").read_bytes() == BODY
     assert left() == ["w.bin"]
     assert len(server.asked) == 1
+
+
+def test_who_waited_for_what_was_thrown_away_begins_anew(server: Server) -> None:
+    found: list[Pulled] = []
+    waits = threading.Event()
+    waiting = threading.Thread(target=lambda: found.append(pull("w", tell=lambda line: waits.set())))
+    with open(PART, "wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting.start()
+        assert waits.wait(60)
+        os.unlink(PART)
+    waiting.join(60)
+    assert whole(found[0])
+    assert left() == ["w.bin"]
 
 
 def test_who_waited_for_a_killed_process_goes_on(server: Server) -> None:

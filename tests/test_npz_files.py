@@ -161,6 +161,7 @@ GOOD = "{'descr': '<f4', 'fortran_order': False, 'shape': (24,), }\n"
         (header(GOOD.replace("<f4", "(3,)f4,i4")), "a type that NumPy does not know"),
         (header(GOOD.replace("'descr': '<f4', ", "")), "that NumPy does not write"),
         (header(GOOD + "x"), "that NumPy does not write"),
+        (header(GOOD + " " * 10_000, numbers=ARRAY.tobytes()), "at most 10000"),
         (header(GOOD.replace("<f4", "|b1"), numbers=b"\2" * 24), "neither 0 nor 1"),
         (header(b"\xff" * 100, (3, 0)), "that NumPy does not write"),
         (header("[" * 9000), "that NumPy does not write"),
@@ -182,6 +183,12 @@ def test_bombs(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("w.npy", entry(np.zeros(1 << 25, np.float32)))
     assert "it unpacks to too much" in refusal(tmp_path / "a.npz")
+
+
+def test_a_long_first_name(tmp_path: Path) -> None:
+    """As BiT's are: an archive is told by how its first name ends."""
+    np.savez(tmp_path / "a.npz", **{"resnet/" * 100 + "kernel": ARRAY})
+    assert read_checkpoint(tmp_path / "a.npz").format == "NumPy archive"
 
 
 def test_folders_and_archives(tmp_path: Path) -> None:

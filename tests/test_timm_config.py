@@ -51,6 +51,11 @@ def test_the_file_beside_the_weights_says_it(tmp_path: Path) -> None:
     assert load(path, preprocess="torchvision_224").preprocess == TORCHVISION_224
 
 
+def test_a_file_that_is_too_large_to_be_a_config_is_nothing(tmp_path: Path) -> None:
+    cfg, _ = PUBLISHED["resnetv2_50.a1h_in1k"]
+    assert load(saved(tmp_path, json.dumps({"pretrained_cfg": cfg}) + " " * (1 << 20))).preprocess == TORCHVISION_224
+
+
 @pytest.mark.parametrize("text", [None, "", "[", "[1]", "{}", '{"name": "another program"}', "[" * 10_000])
 def test_a_file_of_somebody_else_is_nothing(text: str | None, tmp_path: Path) -> None:
     assert load(saved(tmp_path, text)).preprocess == TORCHVISION_224

@@ -20,14 +20,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+from oracles.check_families import PROMISED, PROMISED_BIT, compare
+from oracles.libraries import TIMM, Tensors
 
 import resforward
 from resforward.aliases import aliases
 from resforward.dialects import KERAS_2015
 
-PROMISED, PROMISED_BIT = 1e-5, 2e-5  # BiT: group norm and standardised weights round once more
 SIZE = (1, 224, 236, 3)
-Tensors = dict[str, np.ndarray]
 
 
 def keras_2015(folder: Path, images: np.ndarray) -> tuple[Path, Tensors]:
@@ -87,34 +87,16 @@ def outputs(net: Any, names: dict[str, str], images: np.ndarray) -> Tensors:
 
 def big_transfer(folder: Path, images: np.ndarray) -> tuple[Path, Tensors]:
     """timm's BiT, its weights read by timm from an `.npz` with BiT's own names."""
-    from golden.make_big_transfer import write
-    from oracles.torchvision_on_cpu import torchvision
-
-    torchvision()  # timm imports it
-    import timm
     import torch
+    from golden.make_big_transfer import write
 
-    torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    state = timm.create_model("resnetv2_50x1_bit", pretrained=False).state_dict()
-    for name, tensor in state.items():
-        if "norm" in name:
-            damped = 0.3 if ".norm3." in name else 1
-            values = (
-                rng.uniform(0.5, 1.5, tensor.shape) if name.endswith("weight") else rng.normal(0, 0.1, tensor.shape)
-            )
-            tensor.copy_(torch.from_numpy(values * damped))
     path = folder / "big_transfer.npz"
-    write(state, path)
-    net = timm.create_model("resnetv2_50x1_bit", pretrained=False).eval()
-    known, found = aliases(resforward.load(path).network).known, {}
-    for name, module in net.named_modules():
-        if name in known:
-            module.register_forward_hook(lambda _, __, output, name=name: found.update({name: output.numpy().copy()}))
-    with torch.inference_mode():
+    write(TIMM.make("resnetv2_50x1_bit", SIZE[1:3]).state_dict(), path)
+    net = TIMM.create("resnetv2_50x1_bit").eval()
+    with torch.no_grad():
         net.load_pretrained(path)
-        found["logits"] = net(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
-    return path, {name: a.transpose(0, 2, 3, 1) if a.ndim == 4 else a for name, a in found.items()}
+    known = aliases(resforward.load(path).network).known
+    return path, TIMM.run(net, images, [layer for layer in TIMM.layers(net) if layer in known])
 
 
 def main() -> int:
@@ -124,12 +106,7 @@ def main() -> int:
         run = {"keras_2015": keras_2015, "big_transfer": big_transfer}.get(name) or numbered(name)
         with tempfile.TemporaryDirectory() as folder:
             path, expected = run(Path(folder), images)
-            found = resforward.load(path).forward(images, list(expected))
-        differences = [
-            (float(np.abs(found[key].reshape(tensor.shape) - tensor).max() / np.abs(tensor).max()), key)
-            for key, tensor in expected.items()
-        ]
-        difference, where = max(differences)
+            _, difference, where = compare(resforward.load(path), images, expected, name)
         too_far += difference > (PROMISED_BIT if name == "big_transfer" else PROMISED)
         print(f"{name:16} {len(expected):4} tensors  {difference:.1e} at {where}", flush=True)
     return 1 if too_far else 0

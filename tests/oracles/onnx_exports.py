@@ -15,15 +15,14 @@ from .libraries import Keras, Torch
 Export = Callable[[Any, np.ndarray, Path], None]
 
 
-def _torch(**options: Any) -> Export:
+def _torch(*, as_it_is: bool = False, **options: Any) -> Export:
     def export(net: Any, images: np.ndarray, path: Path) -> None:
         import torch
 
-        if options.get("training"):
-            options["training"] = torch.onnx.TrainingMode.PRESERVE
+        mode = {"training": torch.onnx.TrainingMode.PRESERVE} if as_it_is else {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # theirs: of exporters that are older, and of functions within
-            torch.onnx.export(net, (torch.from_numpy(images),), str(path), verbose=False, **options)
+            torch.onnx.export(net, (torch.from_numpy(images),), str(path), verbose=False, **options, **mode)
 
     return export
 
@@ -50,7 +49,7 @@ EXPORTS: Mapping[type, Mapping[str, Export]] = {
         "script": _torch(dynamo=False),  # batch norm folded
         "script_opset17": _torch(dynamo=False, opset_version=17),
         "script_any_size": _torch(dynamo=False, input_names=["images"], dynamic_axes={"images": _ANY_SIZE}),
-        "script_as_it_is": _torch(dynamo=False, training="preserve", do_constant_folding=False),
+        "script_as_it_is": _torch(dynamo=False, as_it_is=True, do_constant_folding=False),
         **(_WITH_ONNXSCRIPT if importlib.util.find_spec("onnxscript") else {}),
     },
     Keras: {"export": _keras(), "export_opset17": _keras(opset_version=17)},

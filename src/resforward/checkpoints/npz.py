@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from resforward.checkpoints import zips
-from resforward.checkpoints.arrays import MAX_RANK, Array, Contents, view
+from resforward.checkpoints.arrays import Array, Contents, view
 from resforward.checkpoints.files import File, Folder
 from resforward.errors import CheckpointError
 
@@ -124,8 +124,6 @@ def _header(data: memoryview, file: File, where: str) -> tuple[_Header, int]:
     if said is None or None in sizes:
         raise file.damaged(f"{where} has a header that NumPy does not write", f"{text[:80]!r}")
     shape = tuple(int(size[1]) for size in sizes if size)
-    if len(shape) > MAX_RANK:
-        raise file.damaged(f"{where} has {len(shape)} dimensions", f"at most {MAX_RANK} are read")
     return _Header(said["descr"].strip("'"), said["turned"] == "True", shape), start
 
 
