@@ -629,6 +629,16 @@ def test_inspect_end_points():
     assert result.stdout.endswith(f"\n{count_} end points; each also as resnet_v2_50/NAME, which is slim's key\n")
 
 
+def test_inspect_counts_the_bytes_of_one_checkpoint_alone(tmp_path):
+    """A name may look like a bundle's without being one."""
+    path = tmp_path / "my.data-set.safetensors"
+    weights = rf.build(rf.NETWORKS["fashion"]).weights
+    save_file({f"fashion/{name}": np.ascontiguousarray(array) for name, array in weights.items()}, path)
+    (tmp_path / "my.data-other").write_bytes(b"something else")
+    told = json.loads(run("inspect", path, "--json").stdout)
+    assert told["checkpoint"]["bytes"] == path.stat().st_size
+
+
 def test_check_tensors(model, tmp_path):
     result = run("inspect", model, "--check-tensors")
     assert result.exit_code == 0

@@ -476,7 +476,7 @@ def test_what_is_no_file_is_not_replaced(server: Server) -> None:
     with pytest.raises(rf.TargetError, match="is no file"):
         pull("w")
     Path("file").touch()
-    with pytest.raises(rf.TargetError, match="file is there already"):
+    with pytest.raises(rf.TargetError, match="file is there already, and is no folder"):
         pull("w", "file")
 
 

@@ -571,3 +571,12 @@ def test_load_takes_names_and_refuses_other_things() -> None:
     for options in ({"network": [1]}, {"network": "fashio"}, {"preprocess": "fashion_29"}, {"num_classes": 10.0}):
         with pytest.raises(NetworkError):
             load("fashion", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["torchvision_resnet50_v1", "resnet_v2_50"])
+def test_the_name_of_published_weights_is_no_file(
+    name: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(rf.CheckpointError, match=rf"no checkpoint called {name}\nhelp: resforward\.pull\('{name}'\)"):
+        load(name)

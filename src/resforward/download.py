@@ -113,9 +113,9 @@ def pull(
             _discard(part)
             return pulled
     except FileExistsError as error:
-        raise TargetError(
-            f"{error.filename2 or error.filename} is there already", help="pull to another folder"
-        ) from error
+        there = error.filename2 or error.filename
+        what = ", and is no folder" if there == os.fspath(to) else ""
+        raise TargetError(f"{there} is there already{what}", help="pull to another folder") from error
     except OSError as error:
         raise ResforwardError(
             f"cannot write {path}: {(error.strerror or str(error)).lower()}",

@@ -24,6 +24,7 @@ from .numbered import with_names
 from .own_file import Description, fitting, understand, understand_onnx
 from .published import NETWORKS
 from .resnet import with_output_stride
+from .weights import WEIGHTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,10 +124,11 @@ def load(
     if str(path) in BUILT_IN:  # a file of that name is ./fashion
         wanted = wanted or NETWORKS[str(path)]
         path = checkpoint_path(path)
-    elif str(path) in NETWORKS and not any(os.path.exists(f"{path}{suffix}") for suffix in ("", ".index")):
+    elif str(path) in {*NETWORKS, *WEIGHTS} and not any(os.path.exists(f"{path}{suffix}") for suffix in ("", ".index")):
+        pulled = f"resforward.pull({str(path)!r}) downloads one; " if str(path) in WEIGHTS else ""
         raise CheckpointError(
             f"there is no checkpoint called {path}",
-            help=f"name a file or a folder; `pull` downloads published ones, built in is only {', '.join(BUILT_IN)}",
+            help=f"{pulled}name a file or a folder; built in is only {', '.join(BUILT_IN)}",
         )
     source = Path(path).name
     file = local_path(path)

@@ -184,7 +184,8 @@ def resnet_v1(blocks: Sequence[Block], num_classes: int | None = None, **options
     Args:
         blocks: in order.
         num_classes: of the classifier; 0 or None for features alone.
-        options: those of `resnet`: global_pool, output_stride, include_root_block, input_channels, epsilon, name.
+        options: those of `resnet`: global_pool, output_stride, include_root_block, input_channels, epsilon,
+            stem, name.
     """
     return resnet(SLIM_V1, blocks, num_classes, **options)
 
@@ -198,7 +199,8 @@ def resnet_v2(blocks: Sequence[Block], num_classes: int | None = None, **options
     Args:
         blocks: in order.
         num_classes: of the classifier; 0 or None for features alone.
-        options: those of `resnet`: global_pool, output_stride, include_root_block, input_channels, epsilon, name.
+        options: those of `resnet`: global_pool, output_stride, include_root_block, input_channels, epsilon,
+            stem, name.
     """
     return resnet(SLIM_V2, blocks, num_classes, **options)
 

@@ -140,12 +140,19 @@ def _bytes(path: str) -> int | None:
     if file.is_dir():
         parts = [child for child in file.iterdir() if child.is_file()]
     else:
-        prefix = file.name.removesuffix(".index").partition(".data-")[0]
-        parts = [
-            child for child in file.parent.iterdir() if child.name.startswith((f"{prefix}.index", f"{prefix}.data-"))
-        ]
+        prefix, _ = _bundle(file.name)
+        parts = [child for child in file.parent.iterdir() if _bundle(child.name) == (prefix, True)]
         parts = parts or [file] * file.is_file()
     return sum(part.stat().st_size for part in parts) or None
+
+
+def _bundle(name: str) -> tuple[str, bool]:
+    """The prefix of a bundle's file, and True; any other name, and False."""
+    from ..checkpoints.tf_bundle import DATA_FILE
+
+    data_file = DATA_FILE.fullmatch(name)
+    prefix = data_file["prefix"] if data_file else name.removesuffix(".index")
+    return prefix, prefix != name
 
 
 def _print_head(subject: _Subject, height: int, width: int) -> None:

@@ -52,7 +52,7 @@ def misspelt(name: str) -> Iterator[None]:
     except CheckpointError as error:
         if not name or os.path.lexists(name) or os.sep in name or "." in name or name in NETWORKS:
             raise
-        close = nearest(name, NETWORKS)
+        close = "" if name in WEIGHTS else nearest(name, NETWORKS)
         known = f"a checkpoint is a file, a folder or hf://owner/name; the networks are {', '.join(NETWORKS)}"
         raise NetworkError(
             f"no network and no checkpoint is called {name}",
