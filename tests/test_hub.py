@@ -21,7 +21,7 @@ from test_dialects import HELD, stored
 from test_timm_config import PUBLISHED
 
 import resforward as rf
-from resforward.hub import Address, is_address, local_path, parse
+from resforward.hub import Address, _choose, is_address, local_path, parse
 from resforward.own_file import own_bytes
 
 WEIGHTS = own_bytes(stored(HELD["torch"][0], random_weights(CASES["torch"])), {}, "float32")
@@ -157,6 +157,18 @@ def test_one_file_is_downloaded(hub: Hub, tmp_path: Path, address: str, name: st
     assert found.stderr == ""
     assert found.stdout.endswith(f"/{name}\n")
     assert [line.removeprefix("pr/3/").removeprefix("next/") for line in hub.downloaded()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["README.md", "BiT-M-R50x1.npz"], "BiT-M-R50x1.npz"),
+        (["best.h5", "statistics.npz"], "best.h5"),
+        (["model_best.pth.tar"], "model_best.pth.tar"),
+    ],
+)
+def test_which_file_is_meant(names: list[str], chosen: str) -> None:
+    assert _choose(names, parse("hf://ada/any")) == chosen
 
 
 def test_a_file_in_a_folder_has_its_config_there(hub: Hub, tmp_path: Path) -> None:

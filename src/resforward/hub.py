@@ -25,7 +25,8 @@ _ADDRESS = re.compile(
 _BEGINNING = re.compile(r"hf:/")  # of one slash, where a Path has been made of it
 
 PREFERRED = ("model.safetensors", "pytorch_model.bin")  # timm's loader has the same order
-ENDINGS = (".safetensors", ".bin", ".pth", ".pt", ".h5", ".keras", ".onnx", ".ckpt", ".index", ".tar.gz")
+ENDINGS = (".safetensors", ".bin", ".pth", ".pt", ".h5", ".keras", ".onnx", ".ckpt", ".index", ".tar", ".tar.gz")
+_ARRAYS = ".npz"  # of other things, too: one beside a checkpoint is not meant
 _CONFIG = "config.json"  # says the preprocessing, in timm's repositories
 _BUNDLE = re.compile(r"(?P<prefix>.*)\.(?:index|data-\d{5}-of-\d{5})", re.DOTALL)
 
@@ -167,6 +168,7 @@ def _choose(names: Sequence[str], address: Address) -> str:
         if preferred in inside:
             return folder + preferred
     checkpoints = [name for name in inside if name.lower().endswith(ENDINGS)]
+    checkpoints = checkpoints or [name for name in inside if name.lower().endswith(_ARRAYS)]
     candidates = [name for name in checkpoints if "/" not in name] or checkpoints
     if len(candidates) == 1:
         return folder + candidates[0]
@@ -180,7 +182,7 @@ def _choose(names: Sequence[str], address: Address) -> str:
     raise CheckpointError(
         f"no checkpoint in {where}",
         found=[f"it holds `{name}`" for name in inside] or ["it is empty"],
-        help=f"they are told by {', '.join(ENDINGS)}; name a file of another ending itself",
+        help=f"they are told by {', '.join((*ENDINGS, _ARRAYS))}; name a file of another ending itself",
     )
 
 
