@@ -151,6 +151,10 @@ OWN: dict[str, Hostile] = {
     "own: 5,000 Blocks": _own(
         "more than 4096 Blocks or units", lambda t: t["network"].update(blocks=t["network"]["blocks"] * 5000)
     ),
+    "own: 60,000 units in 15 Blocks": _own(
+        "more than 4096 Blocks or units",
+        lambda t: t["network"].update(blocks=[[f"b{i}", "basic", [[4, 2, 1]] * 4000] for i in range(15)]),
+    ),
     "own: epsilon of NaN": _own(_NO_NETWORK, lambda t: t["network"].update(epsilon=float("nan"))),
     "own: epsilon of infinity": _own(_NO_NETWORK, lambda t: t["network"].update(epsilon=float("inf"))),
     "own: epsilon of -1": _own(_NO_NETWORK, lambda t: t["network"].update(epsilon=-1.0)),
