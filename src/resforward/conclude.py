@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from .dialects import DIALECTS, LEAVES, Dialect
@@ -128,12 +129,12 @@ def _held(tensors: Tensors, source: str) -> _Held:
 
 def _how_to_keep_one(networks: Sequence[_Found]) -> str:
     """The help for a file of several; copies, such as running averages, differ in their scopes."""
-    scopes = [network.scope for network in networks]
-    torch = [network.scope for network in networks if network.dialect.axes == "OIHW"]
-    alone = [scope for scope in torch if sum(other.startswith(scope) for other in scopes) == 1]
-    if not alone:
+    scopes = sorted(network.scope for network in networks)
+    crowded = {scope for scope, following in pairwise(scopes) if following.startswith(scope)}
+    torch = [network.scope for network in networks if network.dialect.axes == "OIHW" and network.scope not in crowded]
+    if not torch:
         return "save one network a checkpoint"
-    scope = alone[-1]
+    scope = torch[-1]
     return (
         f"keep one of them, in PyTorch: torch.save({{name.removeprefix({scope!r}): value for name, value in"
         f" torch.load(path).items() if name.startswith({scope!r})}}, other_path)"

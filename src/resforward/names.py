@@ -42,9 +42,10 @@ def find_scope(tensors: Iterable[str], network: Network) -> tuple[str, Dialect]:
     names = [name for name in tensors if len(name) <= LONGEST_NAME]
     for index, dialect in enumerate(DIALECTS):
         theirs = {dialect.theirs(name) for name in network.variables}
+        lengths = sorted({len(name) for name in theirs}, reverse=True)  # few, however many slashes a file's names have
         for name in names:
-            starts = [0, *(match.end() for match in re.finditer("[/.]", name))]
-            start = next((start for start in starts if name[start:] in theirs), None)
+            starts = [len(name) - length for length in lengths if length <= len(name)]
+            start = next((at for at in starts if (not at or name[at - 1] in "/.") and name[at:] in theirs), None)
             if start is not None:
                 votes[name[:start], index] += 1
     if not votes:

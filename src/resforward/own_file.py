@@ -26,7 +26,7 @@ WRITER, WRITER_NAME = "writer", "resforward"  # in the metadata of an ONNX file 
 _KINDS: Mapping[str, UnitKind] = {kind.name: kind for kind in (bottleneck, basic)}
 _OPTIONS = {"num_classes": int, "input_channels": int, "global_pool": bool, "epsilon": float}
 _AGAIN = "it was changed by hand, or damaged; convert the original again"
-_MOST = 4096  # Blocks, units of a Block, characters of a label
+_MOST = 4096  # Blocks, units of all of them, items of a list
 
 Storage = Literal["float32", "bfloat16"]
 Row = TypeVar("Row")
@@ -188,7 +188,7 @@ def _changed(source: str, error: Exception) -> CheckpointError:
 
 def _network(table: Any) -> Network:
     blocks = table["blocks"]
-    if len(blocks) > _MOST or any(len(units) > _MOST for _, _, units in blocks):
+    if len(blocks) > _MOST or sum(len(units) for _, _, units in blocks) > _MOST:
         raise ValueError(f"more than {_MOST} Blocks or units")
     return resnet(
         _row(Family, table["family"]),

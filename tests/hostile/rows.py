@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Files = dict[str, bytes]
 
@@ -22,7 +22,7 @@ class Hostile(NamedTuple):
     make: Callable[[], Files]
     entry: str = "m"
     links: Mapping[str, str] = {}
-    options: Mapping[str, bool] = {}
+    options: Mapping[str, Any] = {}
 
 
 def one(reason: str | None, body: Callable[[], bytes] | bytes) -> Hostile:

@@ -96,6 +96,28 @@ SAFETENSORS |= {
 }
 
 
+def _many(reason: str, name: Callable[[int], str], **options: str) -> Hostile:
+    """A file of 8,000 small variables."""
+    return Hostile(
+        reason, lambda: {"m": save({name(i): np.zeros(1, np.float32) for i in range(8000)})}, "m", {}, options
+    )
+
+
+SAFETENSORS |= {
+    "safetensors: 8,000 networks": _many("holds 8000 networks", lambda i: f"{i}.layer1.0.conv1.weight"),
+    "safetensors: 8,000 names of 400 parts": _many("is incomplete", lambda i: "a/" * 400 + _slim(i)),
+    "safetensors: 8,000 names of 400 parts, a network asked for": _many(
+        "does not fit", lambda i: "a/" * 400 + _slim(i), network="resnet_v1_50"
+    ),
+    "safetensors: 8,000 units": _many("is incomplete", lambda i: f"block1/unit_{i + 1}/bottleneck_v1/conv1/weights"),
+    "safetensors: 8,000 Blocks": _many("is incomplete", lambda i: f"block{i}/unit_1/bottleneck_v1/conv1/weights"),
+}
+
+
+def _slim(place: int) -> str:
+    return f"block1/unit_1/bottleneck_v1/{place}"
+
+
 # --- our own metadata ------------------------------------------------------------------------------------------------
 
 
@@ -128,6 +150,10 @@ OWN: dict[str, Hostile] = {
     ),
     "own: 5,000 Blocks": _own(
         "more than 4096 Blocks or units", lambda t: t["network"].update(blocks=t["network"]["blocks"] * 5000)
+    ),
+    "own: 60,000 units in 15 Blocks": _own(
+        "more than 4096 Blocks or units",
+        lambda t: t["network"].update(blocks=[[f"b{i}", "basic", [[4, 2, 1]] * 4000] for i in range(15)]),
     ),
     "own: epsilon of NaN": _own(_NO_NETWORK, lambda t: t["network"].update(epsilon=float("nan"))),
     "own: epsilon of infinity": _own(_NO_NETWORK, lambda t: t["network"].update(epsilon=float("inf"))),
