@@ -8,6 +8,7 @@ import struct
 
 import numpy as np
 import torch_writer as t
+from fuzzing.seeds import tensors_of
 
 from hostile.rows import Hostile, one
 
@@ -40,6 +41,19 @@ def _shape(reason: str, shape: str, numbers: bytes = bytes(12)) -> Hostile:
     return _row(reason, _HEADER.replace("(3,)", shape), numbers=numbers)
 
 
+def _values(value: float, kind: str) -> Hostile:
+    """A whole network, one of whose kernels, which are standardised, has a value that no float32 has."""
+
+    def make() -> bytes:
+        tensors = {name: array.astype(kind) for name, array in tensors_of("bit").items()}
+        next(array for array in tensors.values() if array.ndim == 4).flat[0] = value
+        packed = io.BytesIO()
+        np.savez(packed, **tensors)
+        return packed.getvalue()
+
+    return one("hold values that cannot be computed with", make)
+
+
 _NO_HEADER = "has a header that NumPy does not write"
 
 NPZ: dict[str, Hostile] = {
@@ -57,6 +71,8 @@ NPZ: dict[str, Hostile] = {
     "npz: header of 64 kB": _row("claims a header of 65535 bytes", size=65535),
     "npz: version 9": _row("has version 9.0", version=b"\11\0"),
     "npz: 1,000 brackets": _row(_NO_HEADER, "[" * 1000 + "]" * 1000),
+    "npz: weights of 1e300": _values(1e300, "f8"),
+    "npz: infinite weights": _values(np.inf, "f4"),
     "npz: no array": one("is no NumPy array", lambda: t.archive({"w.npy": b"#!/bin/sh\ntouch ran\n"}, wide=False)),
     "npz: 300 MB of zeros, packed": one(
         "would unpack to 314572800", lambda: t.archive({"w.npy": t.deflated(bytes(300 << 20))}, wide=False)
