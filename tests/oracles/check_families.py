@@ -34,7 +34,7 @@ PROMISED, PROMISED_BIT = 1e-5, 2e-5  # BiT: group norm and standardised weights 
 class Case(NamedTuple):
     """A network of a library, what is promised of it, and whether a file of ONNX, of 2 GB at most, can hold it."""
 
-    library: Library
+    origin: Library
     network: str
     promised: float = PROMISED
     onnx: bool = True
@@ -81,25 +81,25 @@ def compare(model: resforward.Model, images: np.ndarray, expected: Tensors, what
 def check(case: Case, size: tuple[int, int], images: int, folder: Path) -> Iterator[Line]:
     """A network's weights, as its library saves them."""
     batch = np.random.default_rng(1).standard_normal((images, *size, 3), np.float32)
-    net = case.library.make(case.network, size)
-    path = case.library.save(net, folder / "model")
+    net = case.origin.make(case.network, size)
+    path = case.origin.save(net, folder / "model")
     model = resforward.load(path)
     known = aliases(model.network).known
-    layers = [layer for layer in case.library.layers(net) if layer in known]
+    layers = [layer for layer in case.origin.layers(net) if layer in known]
     assert {unit.name for unit in model.network.units} <= {known[layer] for layer in layers}, "the pyramid is missing"
-    yield compare(model, batch, case.library.run(net, batch, layers), path.name)
+    yield compare(model, batch, case.origin.run(net, batch, layers), path.name)
 
 
 def check_exports(case: Case, size: tuple[int, int], images: int, folder: Path) -> Iterator[Line]:
     """The same network from each of its library's ONNX files; they and their images and logits are left in a folder."""
     batch = np.random.default_rng(1).standard_normal((images, *size, 3), np.float32)
-    net = case.library.make(case.network, size)
-    logits = case.library.run(net, batch, [])[LOGITS]
+    net = case.origin.make(case.network, size)
+    logits = case.origin.run(net, batch, [])[LOGITS]
     stem = folder / f"{case.network}_{size[0]}x{size[1]}"
-    np.savez(f"{stem}.npz", images=case.library.feed(batch), logits=logits)
-    for name, export in EXPORTS[type(case.library)].items():
+    np.savez(f"{stem}.npz", images=case.origin.feed(batch), logits=logits)
+    for name, export in EXPORTS[type(case.origin)].items():
         path = stem.with_name(f"{stem.name}.{name}.onnx")
-        export(net, case.library.feed(batch), path)
+        export(net, case.origin.feed(batch), path)
         yield compare(resforward.load(path, external_data=True), batch, {LOGITS: logits}, path.name)
 
 
