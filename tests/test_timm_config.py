@@ -9,7 +9,7 @@ import pytest
 from plain_networks import CASES, random_weights
 from test_dialects import HELD, stored
 
-from resforward import CheckpointError, load
+from resforward import CheckpointError, NetworkError, load
 from resforward.own_file import own_bytes
 from resforward.preprocess import BIT_448, TIMM_224, TIMM_V2_224, TORCHVISION_224, from_timm
 
@@ -76,3 +76,9 @@ def test_what_has_a_resnet_s_variables_and_is_none_is_refused(architecture: str,
 def test_what_timm_says_and_is_not_known_is_told(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json(.|\n)*border(.|\n)*pass preprocess="):
         load(saved(tmp_path, json.dumps({"pretrained_cfg": {"crop_mode": "border"}})))
+
+
+def test_a_misspelt_row_gets_a_near_name() -> None:
+    with pytest.raises(NetworkError, match="no preprocessing called 'torchvison_224'") as caught:
+        load("fashion", preprocess="torchvison_224")
+    assert "`torchvision_224`" in caught.value.found[0]

@@ -236,7 +236,12 @@ def _preprocess(row: Preprocess | str | None) -> Preprocess | None:
     if row is None or isinstance(row, Preprocess):
         return row
     if row not in PRESETS:
-        raise NetworkError(f"there is no preprocessing called {row!r}", help=f"there are {', '.join(PRESETS)}")
+        close = nearest(row, PRESETS)
+        raise NetworkError(
+            f"there is no preprocessing called {row!r}",
+            found=[close] if close else [],
+            help=f"there are {', '.join(PRESETS)}",
+        )
     return PRESETS[row]
 
 
