@@ -4,7 +4,8 @@
 //   preact -> conv1 of the next unit                   follows
 //   preact -> its projection                           follows
 //
-// The preact of a block is read while it lies in L2, and is never stored if nobody else wants it.
+// The preact of a block is read while it lies in L2, and is never stored if nobody else wants it. What follows with a
+// stride reads some pixels of the block, maybe none.
 #pragma once
 
 #include <memory>
@@ -19,6 +20,8 @@ struct ConvLink {
   // `shape` says what does not depend on where the arena lies, nor on the outputs.
   ConvLink(std::shared_ptr<const PackedConv> conv, const ConvArgs& shape, const Tensor& in, const Shortcut& shortcut,
            const Outputs& outputs);
+  // Of a run; what lies in slots has no place yet.
+  ConvArgs at(const Run& run) const;
 
   std::shared_ptr<const PackedConv> conv;
   ConvArgs shape;
@@ -30,6 +33,7 @@ class ConvStep final : public Step {
  public:
   ConvStep(ConvLink first, int threads);
   void follow(ConvLink next);
+  ConvLink& alone();  // of a step that nothing follows
 
   int64_t items() const override;
   void run(Run& run, int64_t item, void* scratch) const override;

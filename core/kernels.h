@@ -50,17 +50,30 @@ struct ConvArgs {
   Epilogue epilogue;
 };
 
-// A 3x3 convolution of stride 1 by Winograd's method: tiles of output pixels become values at points, where the
-// convolution is one matrix product over input channels for every point of the plane; see winograd.h.
+// A 3x3 convolution by Winograd's method: tiles of output pixels become values at points, where the convolution is one
+// matrix product over input channels for every point of the plane; see winograd.h.
 //
-// An axis is cut into tiles of so many outputs, the last of what remains. A tile of k outputs has k + 2 points, the
-// first of one list, so a point takes part in a tile or not, along either axis. Tiles are counted in (n, y, x) order;
-// the arrays hold those of one block, sorted so that the tiles in which a point takes part are neighbours.
+// An axis is cut into tiles of so many outputs, the last of what remains. A tile has as many points as it reads input
+// values, k + 2 or, of stride 2, 2 k + 1; those of a smaller tile are among those of a larger one, so a point takes
+// part in a tile or not, along either axis. Tiles are counted in (n, y, x) order; the arrays hold those of one block,
+// sorted so that the tiles in which a point takes part are neighbours.
 struct WinogradTile {
   int h = 4, w = 4;  // outputs
-  int points_h() const { return h + 2; }
-  int points_w() const { return w + 2; }
+  int stride = 1;    // 1 or 2
+
+  int points_h() const { return points_of(h); }
+  int points_w() const { return points_of(w); }
   int points() const { return points_h() * points_w(); }
+  int points_of(int outputs) const { return stride == 1 ? outputs + 2 : 2 * outputs + 1; }
+  // Of stride 2, the points from h + 1 on are the odd inputs themselves, and all have the same weights.
+  int weights_h() const { return h + 2; }
+  int weights_w() const { return w + 2; }
+  int weights() const { return weights_h() * weights_w(); }
+  int weight_y(int point) const { return point < h + 1 ? point : stride == 1 ? point : h + 1; }
+  int weight_x(int point) const { return point < w + 1 ? point : stride == 1 ? point : w + 1; }
+  // Outputs of the smallest tile in which a point takes part.
+  int least_h(int point) const { return stride == 1 ? point - 1 : point <= h ? point : point - h; }
+  int least_w(int point) const { return stride == 1 ? point - 1 : point <= w ? point : point - w; }
 };
 
 struct WinogradArgs {
@@ -68,15 +81,15 @@ struct WinogradArgs {
   const float* in = nullptr;
   int64_t in_plane = 0;
   int planes = 1;
-  int n = 1, h = 0, w = 0, out_planes = 0;
-  int64_t block_begin = 0, block_end = 0;      // tiles
+  int n = 1, in_h = 0, in_w = 0, h = 0, w = 0, out_planes = 0;  // h and w: of the output
+  int64_t block_begin = 0, block_end = 0;                       // tiles
   float* points = nullptr;                     // of the input: [point y][point x][plane][tile of the block][16]
   int64_t points_plane = 0, points_pitch = 0;  // floats from plane to plane, from point to point
   float* products = nullptr;                   // the same of the output planes from products_first on
   int64_t products_plane = 0, products_pitch = 0;
   int products_first = 0;
-  const float* weights = nullptr;  // [output tile][point y][point x][plane][lane][tile_width]
-  int64_t weights_pitch = 0;       // floats from point to point
+  const float* weights = nullptr;  // [output tile][weight y][weight x][plane][lane][tile_width]
+  int64_t weights_pitch = 0;       // floats from weight to weight
   const float* zeros = nullptr;    // as many as an output tile has channels
   Epilogue epilogue;
 };

@@ -11,14 +11,18 @@ namespace resforward {
 namespace {
 constexpr size_t kHugePage = size_t(2) << 20;
 constexpr size_t kPage = 4096;
+constexpr size_t kLeastHuge =
+    kHugePage / 4;  // less would waste more of a huge page than its fewer TLB misses are worth
+
+size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 }  // namespace
 
 Buffer::Buffer(size_t floats) {
   if (floats == 0) return;
-  if (floats > SIZE_MAX / sizeof(float) - 2 * kHugePage) throw std::bad_alloc();
+  if (floats > SIZE_MAX / sizeof(float) - 3 * kHugePage) throw std::bad_alloc();
   bytes_ = floats * sizeof(float);
-  const bool huge = bytes_ >= kHugePage;
-  mapped_ = (bytes_ + kPage - 1) / kPage * kPage + (huge ? kHugePage : 0);
+  const bool huge = bytes_ >= kLeastHuge;
+  mapped_ = huge ? round_up(bytes_, kHugePage) + kHugePage : round_up(bytes_, kPage);
   mapping_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapping_ == MAP_FAILED) {
     mapping_ = nullptr;
@@ -26,8 +30,9 @@ Buffer::Buffer(size_t floats) {
   }
   uintptr_t at = reinterpret_cast<uintptr_t>(mapping_);
   if (huge) {
-    at = (at + kHugePage - 1) / kHugePage * kHugePage;
-    madvise(reinterpret_cast<void*>(at), bytes_, MADV_HUGEPAGE);  // a hint: refusal costs speed, not correctness
+    at = round_up(at, kHugePage);
+    madvise(reinterpret_cast<void*>(at), round_up(bytes_, kHugePage),
+            MADV_HUGEPAGE);  // a hint: refusal costs speed, not correctness
   }
   data_ = reinterpret_cast<float*>(at);
 }

@@ -44,16 +44,16 @@ std::shared_ptr<const PackedConv> make_conv(const std::string& isa, Weights weig
 }
 
 std::shared_ptr<const PackedWinograd> make_winograd(const std::string& isa, Weights weights,
-                                                    std::optional<Vector> scale, Vector bias,
-                                                    std::pair<int, int> tile) {
+                                                    std::optional<Vector> scale, Vector bias, std::pair<int, int> tile,
+                                                    int stride) {
   const int in = int(weights.shape(2)), out = int(weights.shape(3));
   if (weights.shape(0) != 3 || weights.shape(1) != 3) throw std::invalid_argument("not a kernel of 3x3");
   if (bias.shape(0) != size_t(out) || (scale && scale->shape(0) != size_t(out)))
     throw std::invalid_argument("one scale and one bias for each output channel");
   const Kernels* kernels = kernels_of(isa);
   const nb::gil_scoped_release release;
-  return pack_winograd(kernels, {tile.first, tile.second}, in, out, weights.data(), scale ? scale->data() : nullptr,
-                       bias.data());
+  return pack_winograd(kernels, {tile.first, tile.second, stride}, in, out, weights.data(),
+                       scale ? scale->data() : nullptr, bias.data());
 }
 
 std::vector<double> values_of(const std::optional<Vector>& values) {
@@ -151,7 +151,7 @@ NB_MODULE(_core, m) {
 
   nb::class_<PackedWinograd>(m, "PackedWinograd",
                              "Weights (3, 3, in, out) of a convolution by Winograd's method; see winograd.h.")
-      .def(nb::new_(&make_winograd), "isa"_a, "weights"_a, "scale"_a.none(), "bias"_a, "tile"_a)
+      .def(nb::new_(&make_winograd), "isa"_a, "weights"_a, "scale"_a.none(), "bias"_a, "tile"_a, "stride"_a = 1)
       .def_prop_ro("bytes",
                    [](const PackedWinograd& c) { return c.weights.bytes() + c.bias.bytes() + c.zeros.bytes(); });
 
@@ -195,7 +195,7 @@ NB_MODULE(_core, m) {
       .def("conv_rows", &Plan::conv_rows, "conv"_a, "offset"_a, "n"_a, "h"_a, "w"_a, "stride"_a, "margin"_a,
            "outputs"_a)
       .def("max_pool", &Plan::max_pool, "input"_a, "kernel"_a, "stride"_a, "pad_y"_a, "pad_x"_a, "zero_fill"_a,
-           "outputs"_a)
+           "outputs"_a, "follows"_a = false)
       .def("avg_pool", &Plan::avg_pool, "input"_a, "kernel"_a, "stride"_a, "outputs"_a)
       .def(
           "group_norm",

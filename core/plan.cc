@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "conv_step.h"
+#include "root_step.h"
 #include "steps.h"
 #include "threads.h"
 #include "winograd_steps.h"
@@ -55,8 +56,9 @@ void Plan::winograd(std::shared_ptr<const PackedWinograd> conv, const Tensor& in
   const Tensor& out = outputs.geometry();
   if (conv->planes_in() != in.planes() || conv->planes_out() != out.planes())
     throw std::invalid_argument("the weights are of other depths than the tensors");
-  if (out.n != in.n || out.h != in.h || out.w != in.w)
-    throw std::invalid_argument("Winograd's convolution keeps the size of its input");
+  const int stride = conv->tile.stride;
+  if (out.n != in.n || out.h != ceil_div(in.h, stride) || out.w != ceil_div(in.w, stride))
+    throw std::invalid_argument("the output is not of the input's size over the stride");
   bool another_part = false;
   for (std::unique_ptr<Step>& part : winograd_steps(std::move(conv), in, shortcut, outputs, threads_)) {
     add(std::move(part), another_part);
@@ -90,9 +92,14 @@ void Plan::add(ConvLink link, bool follows) {
 }
 
 void Plan::max_pool(const Tensor& in, int kernel, int stride, int pad_y, int pad_x, bool zero_fill,
-                    const Outputs& outputs) {
+                    const Outputs& outputs, bool follows) {
   const auto kind = zero_fill ? PoolStep::Kind::kMaxOverZeros : PoolStep::Kind::kMax;
-  add(std::make_unique<PoolStep>(kernels_, kind, in, kernel, stride, pad_y, pad_x, outputs));
+  auto pool = std::make_unique<PoolStep>(kernels_, kind, in, kernel, stride, pad_y, pad_x, outputs);
+  if (!follows) return add(std::move(pool));
+  if (!chain_) throw std::invalid_argument("no convolution to follow");
+  auto both = std::make_unique<RootStep>(std::move(chain_->alone()), std::move(*pool), threads_);
+  parts_.pop_back(), step_of_part_.pop_back();
+  add(std::move(both));
 }
 
 void Plan::avg_pool(const Tensor& in, int kernel, int stride, const Outputs& outputs) {

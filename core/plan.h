@@ -65,12 +65,15 @@ class Plan {
   // Where it `follows`, a 1x1 convolution is computed together with the step before, for a block of pixels at a time.
   void conv(std::shared_ptr<const PackedConv> conv, const Tensor& in, int stride, int rate, const Shortcut& shortcut,
             const Outputs& outputs, bool follows = false);
-  // A 3x3 convolution of stride 1 and rate 1.
+  // A 3x3 convolution of rate 1.
   void winograd(std::shared_ptr<const PackedWinograd> conv, const Tensor& in, const Shortcut& shortcut,
                 const Outputs& outputs);
   void conv_rows(std::shared_ptr<const PackedConv> conv, int64_t offset, int n, int h, int w, int stride, int margin,
                  const Outputs& outputs);
-  void max_pool(const Tensor& in, int kernel, int stride, int pad_y, int pad_x, bool zero_fill, const Outputs& outputs);
+  // Where it `follows`, the convolution before it writes nothing but `in`, which nobody else reads and which has no
+  // place: both are computed together, some rows at a time.
+  void max_pool(const Tensor& in, int kernel, int stride, int pad_y, int pad_x, bool zero_fill, const Outputs& outputs,
+                bool follows = false);
   // Without padding; a last window may lie half outside.
   void avg_pool(const Tensor& in, int kernel, int stride, const Outputs& outputs);
   // And ReLU.

@@ -126,6 +126,13 @@ void PoolStep::run(Run& run, int64_t item, void*) const {
   pool_(a, int(item % in_.planes()), begin, std::min(begin + kRowsPerItem, int64_t(a.n) * a.out_h));
 }
 
+void PoolStep::pool(const Run& run, const float* in, int64_t in_plane, int64_t row_begin, int64_t row_end) const {
+  PoolArgs a = shape_;
+  a.in = in, a.in_plane = in_plane;
+  a.epilogue = epilogue_.at(run);
+  for (int plane = 0; plane < in_.planes(); ++plane) pool_(a, plane, row_begin, row_end);
+}
+
 GroupNormStep::GroupNormStep(const Kernels* kernels, const Tensor& in, int groups, const std::vector<double>& gamma,
                              const std::vector<double>& beta, double epsilon, const Tensor& out)
     : kernels_(kernels),

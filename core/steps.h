@@ -62,6 +62,12 @@ class PoolStep final : public Step {
   int64_t items() const override;
   void run(Run& run, int64_t item, void* scratch) const override;
 
+  const PoolArgs& shape() const { return shape_; }
+  int planes() const { return in_.planes(); }
+  // Output rows (n, y) in [row_begin, row_end) of all planes, from `in`, whose planes lie so many floats apart.
+  void pool(const Run& run, const float* in, int64_t in_plane, int64_t row_begin, int64_t row_end) const;
+  void clear_guards(const Run& run) const { epilogue_.clear_guards(run); }
+
  private:
   Tensor in_;
   void (*pool_)(const PoolArgs&, int plane, int64_t row_begin, int64_t row_end);

@@ -19,7 +19,7 @@ struct V {
   static Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
   static Vec max_or_nan(Vec a, Vec b) { return _mm256_blendv_ps(max(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q)); }
   static Vec load_weights(const float* p) { return load(p); }
-  static void multiply_row(Vec (&acc)[kVectors], const float* x, const Vec (&b)[kVectors], int) {
+  static void multiply_row(Vec (&acc)[kVectors], const float* x, const Vec (&b)[kVectors]) {
     const Vec all = set1(*x);
     for (int j = 0; j < kVectors; ++j) acc[j] = fma(all, b[j], acc[j]);
   }

@@ -21,22 +21,16 @@ struct V {
     return _mm512_mask_mov_ps(max(a, b), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a);
   }
   // The order of these instructions is ours (volatile): left to itself the compiler loads weights so far ahead that
-  // accumulators no longer fit in registers. Three rows of four broadcast from memory inside the multiply-add:
-  // one micro-operation less for one load more, which balances the front end against the two load ports.
+  // accumulators no longer fit in registers.
   static Vec load_weights(const float* p) {
     Vec v;
     asm volatile("vmovups %1, %0" : "=v"(v) : "m"(*reinterpret_cast<const float (*)[kWidth]>(p)));
     return v;
   }
-  static void multiply_row(Vec (&acc)[kVectors], const float* x, const Vec (&b)[kVectors], int row) {
-    if (row % 4) {
-      for (int j = 0; j < kVectors; ++j)
-        asm volatile("vfmadd231ps %1%{1to16%}, %2, %0" : "+v"(acc[j]) : "m"(*x), "v"(b[j]));
-    } else {
-      Vec all;
-      asm volatile("vbroadcastss %1, %0" : "=v"(all) : "m"(*x));
-      for (int j = 0; j < kVectors; ++j) asm volatile("vfmadd231ps %1, %2, %0" : "+v"(acc[j]) : "v"(all), "v"(b[j]));
-    }
+  static void multiply_row(Vec (&acc)[kVectors], const float* x, const Vec (&b)[kVectors]) {
+    Vec all;
+    asm volatile("vbroadcastss %1, %0" : "=v"(all) : "m"(*x));
+    for (int j = 0; j < kVectors; ++j) asm volatile("vfmadd231ps %1, %2, %0" : "+v"(acc[j]) : "v"(all), "v"(b[j]));
   }
 };
 

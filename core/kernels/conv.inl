@@ -7,7 +7,12 @@ enum class Rows {
   kContiguous,   // blocked input, 1x1: output pixels are neighbouring input pixels, at constant distances
   kBlocked,      // blocked input, any kernel: one pointer a pixel and tap
   kInterleaved,  // the root block: as many lanes as the kernel's row has values
+  kImageRow,     // the same, where output pixels are neighbours in a row: at constant distances, too
 };
+
+constexpr int kImageStep = 2 * 3;  // floats between those: stride 2, three channels
+
+constexpr int kTilePlanes = (V::kVectors * V::kWidth + kLanes - 1) / kLanes;  // of output channels
 
 // acc[row] += x[row][k] * w[k] for one k and the rows [kFirst, kFirst + kCount).
 template <int kFirst, int kCount, int kMr, class Row>
@@ -19,7 +24,7 @@ static inline __attribute__((always_inline)) void rank_one(typename V::Vec (&acc
   for (int j = 0; j < kNv; ++j) b[j] = V::load_weights(w + k * kNr + j * V::kWidth);
 #pragma GCC unroll 16
   for (int i = 0; i < kCount; ++i)
-    if (kFirst + i < kMr) V::multiply_row(acc[kFirst + i], row(kFirst + i) + k, b, i);
+    if (kFirst + i < kMr) V::multiply_row(acc[kFirst + i], row(kFirst + i) + k, b);
 }
 
 // The same for all lanes of one plane or image row: 16 unrolled, or, kLanesHere == 0, `lanes` in a loop.
@@ -35,24 +40,33 @@ static inline __attribute__((always_inline)) void multiply(typename V::Vec (&acc
   }
 }
 
-// The part of the next tile's weights that is brought into L2 while this one is computed: the hardware alone does not
-// look far enough ahead, and weights come from memory.
+// What is brought into the caches while one tile is computed, since the hardware alone does not look far enough ahead:
+// a part of the next tile's weights, which come from memory, and what the epilogue of the next pixels reads.
+constexpr int kPixelTilesAhead = 3;  // one is too late for what comes from L3 while 64 channels are summed
+
 struct Ahead {
-  const float* from;  // for the first plane and tap
-  int lines;          // cache lines for each plane and tap
+  const float* weights;  // for the first plane and tap
+  int lines;             // cache lines for each plane and tap
+  int planes = 0;        // from this tile's channels and pixels to those whose shortcut and sum are fetched
+  int64_t pixels = 0;
 
   void fetch(int64_t step) const {
-    for (int i = 0; i < lines; ++i) __builtin_prefetch(from + step + i * kLanes, 0, 2);
+    for (int i = 0; i < lines; ++i) __builtin_prefetch(weights + step + i * kLanes, 0, 2);
   }
 };
 
-// The shortcut of the next tile of pixels, and the place of its sum: both come from far away, in short pieces.
+// The shortcut of the next tile of pixels, and the place of its sum, if that is another: they come from far away, in
+// short pieces.
 static inline void fetch_pixels(const Epilogue& e, int plane, int64_t pixel, int count) {
   for (int i = 0; i < count; ++i) {
-    if (e.out) __builtin_prefetch(e.out + plane * e.plane + (pixel + i) * kLanes, 1, 3);
+    if (e.out && e.out != e.residual) __builtin_prefetch(e.out + plane * e.plane + (pixel + i) * kLanes, 1, 3);
     __builtin_prefetch(e.residual + plane * e.residual_plane + (pixel + i) * kLanes, 0, 2);
   }
 }
+
+// Of so many planes the input of one tile lies on more pages of memory than the first TLB has entries: it is worth
+// fetching a plane ahead. (4 % of a convolution of 1024 channels; with 8 planes it costs more than it brings.)
+constexpr int kManyPlanes = 32;
 
 // Sums over K for kMr output pixels and one tile of output channels, then the epilogue.
 //   rows[tap][kRows]: input pixel of plane 0 for each output pixel. residual[kRows]: shortcut pixel of plane 0.
@@ -60,7 +74,7 @@ template <int kMr, Rows kRows>
 static void conv_tile(const ConvArgs& a, const float* const* rows, const float* const* residual, int64_t pixel,
                       int tile, Ahead ahead) {
   constexpr int kNv = V::kVectors, kNr = V::kVectors * V::kWidth;
-  constexpr int kGroup = V::kGroup, kFixed = kRows == Rows::kInterleaved ? 0 : kLanes;
+  constexpr int kGroup = V::kGroup, kFixed = kRows == Rows::kBlocked ? kLanes : 0;
   const int taps = a.taps_h * a.taps_w, lanes = a.lanes;
   typename V::Vec acc[kMr][kNv];
   const Epilogue& e = a.epilogue;
@@ -75,15 +89,23 @@ static void conv_tile(const ConvArgs& a, const float* const* rows, const float* 
   const float* w = weights;
   if constexpr (kRows == Rows::kContiguous) {
     const float* x = rows[0];
-    constexpr int kTilePlanes = (kNr + kLanes - 1) / kLanes;
     const bool adds = e.residual && e.residual_stride == 1;
     const int count = (kMr + a.planes - 1) / a.planes;  // a few at each plane: all at once would wait for each other
     for (int plane = 0; plane < a.planes; ++plane, x += a.in_plane, w += kLanes * kNr) {
       ahead.fetch(w - weights);
+      if (a.planes >= kManyPlanes && plane + 1 < a.planes) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kMr; ++i) __builtin_prefetch(x + a.in_plane + i * kLanes, 0, 3);
+      }
       if (adds && plane * count < kMr)
         for (int j = 0; j < kTilePlanes; ++j)
-          fetch_pixels(e, tile * kNr / kLanes + j, pixel + kMr + plane * count, count);
+          fetch_pixels(e, tile * kNr / kLanes + ahead.planes + j, pixel + ahead.pixels + plane * count, count);
       multiply<0, kMr, kLanes>(acc, [x](int i) { return x + i * kLanes; }, w, lanes);
+    }
+  } else if constexpr (kRows == Rows::kImageRow) {
+    for (int tap = 0; tap < taps; ++tap, w += lanes * kNr) {
+      const float* x = rows[tap * V::kRows];
+      multiply<0, kMr, 0>(acc, [x](int i) { return x + i * kImageStep; }, w, lanes);
     }
   } else {
     for (int plane = 0; plane < a.planes; ++plane) {
@@ -161,6 +183,11 @@ static bool is_pointwise(const ConvArgs& a) {
   return a.taps_h * a.taps_w == 1 && a.stride == 1 && a.pad == 0 && a.in_pixel == kLanes;
 }
 
+// Whether output pixels lie as Rows::kImageRow has it.
+static bool in_image_row(const ConvArgs& a, int64_t pixel, int count) {
+  return a.stride * a.in_pixel == kImageStep && pixel % a.out_w + count <= a.out_w;
+}
+
 // One pointer for each (tap, output pixel), then one for its shortcut.
 static void fill_rows(const ConvArgs& a, int64_t pixel, int count, const float** rows) {
   const int taps = a.taps_h * a.taps_w;
@@ -232,14 +259,26 @@ static void conv_range(const ConvArgs& a, int64_t begin, int64_t end, int tile_b
   const int share = (kStepLines + tiles.tiles - 1) / tiles.tiles;
   const int64_t tile_floats = int64_t(a.planes) * taps * a.lanes * V::kVectors * V::kWidth;
   int64_t pixel = begin;
-  for (int t = 0; t < tiles.tiles; pixel += tiles.count(t++)) fill_rows(a, pixel, tiles.count(t), rows + t * table);
+  for (int t = 0; t < tiles.tiles; pixel += tiles.count(t++)) {
+    const bool first_only =
+        kRows == Rows::kInterleaved && !a.epilogue.residual && in_image_row(a, pixel, tiles.count(t));
+    fill_rows(a, pixel, first_only ? 1 : tiles.count(t), rows + t * table);
+  }
   for (int tile = tile_begin; tile < tile_end; ++tile) {
     const float* const next = a.weights + int64_t(tile + 1) * tile_floats;
     pixel = begin;
     for (int t = 0; t < tiles.tiles; pixel += tiles.count(t++)) {
       const bool fetches = next < a.weights_end && t * share < kStepLines;
-      const Ahead ahead{next + t * share * kLanes, fetches ? share : 0};
-      conv_pixels<kRows>(a, tiles.count(t), rows + t * table, pixel, tile, ahead);
+      // Behind the last pixels come the first ones again, of the next channels.
+      const int later = t + kPixelTilesAhead, wrap = later >= tiles.tiles;
+      const int64_t there = begin + int64_t(wrap ? later - tiles.tiles : later) * V::kRows;
+      const Ahead ahead{next + t * share * kLanes, fetches ? share : 0, wrap ? kTilePlanes : 0, there - pixel};
+      const float* const* of_tile = rows + t * table;
+      const int count = tiles.count(t);
+      if (kRows == Rows::kInterleaved && in_image_row(a, pixel, count))
+        conv_pixels<Rows::kImageRow>(a, count, of_tile, pixel, tile, ahead);
+      else
+        conv_pixels<kRows>(a, count, of_tile, pixel, tile, ahead);
     }
   }
 }

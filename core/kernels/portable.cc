@@ -18,7 +18,7 @@ struct V {
   static Vec max(Vec a, Vec b) { return a > b ? a : b; }
   static Vec max_or_nan(Vec a, Vec b) { return (a > b) | (a != a) ? a : b; }
   static Vec load_weights(const float* p) { return load(p); }
-  static void multiply_row(Vec (&acc)[kVectors], const float* x, const Vec (&b)[kVectors], int) {
+  static void multiply_row(Vec (&acc)[kVectors], const float* x, const Vec (&b)[kVectors]) {
     const Vec all = set1(*x);
     for (int j = 0; j < kVectors; ++j) acc[j] = fma(all, b[j], acc[j]);
   }

@@ -65,6 +65,72 @@ static inline __attribute__((always_inline)) void from_points(const typename V::
   }
 }
 
+// The same of stride 2: output i is two weights over the even inputs i and i + 1, at the first k + 1 points, and one
+// weight over the odd input i, multiplied as it is.
+template <int kTile>
+static inline __attribute__((always_inline)) void to_points_strided(const typename V::Vec (&d)[2 * kTile + 1],
+                                                                    typename V::Vec (&t)[2 * kTile + 1]) {
+  typename V::Vec even[kTile + 1], points[kTile + 1];
+#pragma GCC unroll 5
+  for (int i = 0; i < kTile + 1; ++i) even[i] = d[2 * i];
+  if constexpr (kTile == 1) {
+    points[1] = V::mul(V::set1(-1.5f / kA), even[1]);
+    points[0] = V::fma(V::set1(-1.0f / kA), even[1], even[0]);
+  } else {
+    to_points<kTile - 1>(even, points);
+  }
+#pragma GCC unroll 5
+  for (int i = 0; i < kTile + 1; ++i) t[i] = points[i];
+#pragma GCC unroll 4
+  for (int i = 0; i < kTile; ++i) t[kTile + 1 + i] = d[2 * i + 1];
+}
+
+template <int kTile>
+static inline __attribute__((always_inline)) void from_points_strided(const typename V::Vec (&m)[2 * kTile + 1],
+                                                                      typename V::Vec (&y)[kTile]) {
+  using Vec = typename V::Vec;
+  const auto fma = [](float x, Vec v, Vec w) { return V::fma(V::set1(x), v, w); };
+#pragma GCC unroll 4
+  for (int i = 0; i < kTile; ++i) y[i] = m[kTile + 1 + i];
+  if constexpr (kTile == 1) {
+    y[0] = V::add(y[0], V::add(m[0], m[1]));
+  } else {
+    const Vec sum = V::add(m[1], m[2]), difference = V::sub(m[1], m[2]);
+    y[0] = V::add(y[0], V::add(m[0], sum));
+    y[1] = fma(kA, difference, y[1]);
+    if constexpr (kTile > 2) y[2] = fma(0.5f, sum, y[2]);
+    if constexpr (kTile == 3) y[2] = V::add(y[2], m[3]);
+    if constexpr (kTile == 4) {
+      y[0] = V::add(y[0], m[4]);
+      y[1] = fma(kB, m[4], y[1]);
+      y[2] = fma(2.0f, m[4], y[2]);
+      y[3] = V::add(fma(2 * kB, m[4], fma(0.5f * kA, difference, y[3])), m[3]);
+    }
+  }
+}
+
+// Of one axis and stride: input values of a tile, which are as many as its points, and both transforms.
+template <int kStride, int kTile>
+struct Axis {
+  static constexpr int kPoints = kStride == 1 ? kTile + 2 : 2 * kTile + 1;
+  using Values = typename V::Vec[kPoints];
+  using Outputs = typename V::Vec[kTile];
+  // Where point i of this tile lies among those of a tile of so many outputs.
+  static int place(int i, int outputs) { return kStride == 1 || i <= kTile ? i : i + outputs - kTile; }
+  static inline __attribute__((always_inline)) void in(const Values& d, Values& t) {
+    if constexpr (kStride == 1)
+      to_points<kTile>(d, t);
+    else
+      to_points_strided<kTile>(d, t);
+  }
+  static inline __attribute__((always_inline)) void out(const Values& m, Outputs& y) {
+    if constexpr (kStride == 1)
+      from_points<kTile>(m, y);
+    else
+      from_points_strided<kTile>(m, y);
+  }
+};
+
 // How an image is cut into tiles, and where those of a block lie in its arrays.
 struct Tiling {
   WinogradTile tile;
@@ -108,7 +174,8 @@ struct Tiling {
 
   // Slots of the tiles in which a point takes part.
   void range(int point_y, int point_x, int64_t& begin, int64_t& end) const {
-    const bool whole_y = rest_h == 0 || point_y >= rest_h + 2, whole_x = rest_w == 0 || point_x >= rest_w + 2;
+    const bool whole_y = rest_h == 0 || tile.least_h(point_y) > rest_h;
+    const bool whole_x = rest_w == 0 || tile.least_w(point_x) > rest_w;
     begin = whole_x ? first[0][0] : 0;
     end = whole_y ? first[1][0] : whole_x ? first[1][1] : first[1][1] + count[1][1];
   }
@@ -142,41 +209,46 @@ struct TileWalk {
   }
 };
 
-// One tile of one plane. offsets: of its (h + 2) x (w + 2) input pixels in the plane.
-template <int kH, int kW>
+// One tile of one plane. offsets: of its input pixels in the plane, as many as it has points.
+template <int kStride, int kH, int kW>
 static void tile_to_points(const WinogradArgs& a, const int64_t* offsets, int64_t slot, int plane, int y_begin,
                            int y_end) {
+  using Y = Axis<kStride, kH>;
+  using X = Axis<kStride, kW>;
   const float* in = a.in + plane * a.in_plane;
   float* to = a.points + plane * a.points_plane + slot * kLanes;
   const int64_t pitch = a.points_pitch, row_pitch = a.tile.points_w() * pitch;
 #pragma GCC unroll 1
   for (int lane = 0; lane < kLanes; lane += V::kWidth, in += V::kWidth, to += V::kWidth) {
-    typename V::Vec t[kW + 2][kH + 2];
-#pragma GCC unroll 6
-    for (int x = 0; x < kW + 2; ++x) {
-      typename V::Vec d[kH + 2];
-#pragma GCC unroll 6
-      for (int y = 0; y < kH + 2; ++y) d[y] = V::load(in + offsets[y * (kW + 2) + x]);
-      to_points<kH>(d, t[x]);
+    typename V::Vec t[X::kPoints][Y::kPoints];
+#pragma GCC unroll 9
+    for (int x = 0; x < X::kPoints; ++x) {
+      typename Y::Values d;
+#pragma GCC unroll 9
+      for (int y = 0; y < Y::kPoints; ++y) d[y] = V::load(in + offsets[y * X::kPoints + x]);
+      Y::in(d, t[x]);
     }
-    float* row = to;
-#pragma GCC unroll 6
-    for (int y = 0; y < kH + 2; ++y, row += row_pitch) {
-      if (y < y_begin || y >= y_end) continue;
-      typename V::Vec d[kW + 2], p[kW + 2];
-#pragma GCC unroll 6
-      for (int x = 0; x < kW + 2; ++x) d[x] = t[x][y];
-      to_points<kW>(d, p);
-#pragma GCC unroll 6
-      for (int x = 0; x < kW + 2; ++x) V::store(row + x * pitch, p[x]);
+#pragma GCC unroll 9
+    for (int y = 0; y < Y::kPoints; ++y) {
+      const int place = Y::place(y, a.tile.h);
+      if (place < y_begin || place >= y_end) continue;
+      float* const row = to + place * row_pitch;
+      typename X::Values d, p;
+#pragma GCC unroll 9
+      for (int x = 0; x < X::kPoints; ++x) d[x] = t[x][y];
+      X::in(d, p);
+#pragma GCC unroll 9
+      for (int x = 0; x < X::kPoints; ++x) V::store(row + X::place(x, a.tile.w) * pitch, p[x]);
     }
   }
 }
 
 // The same back, from products to output pixels. pixel: of its first output; residual: that one's shortcut pixel.
-template <int kH, int kW>
+template <int kStride, int kH, int kW>
 static void tile_from_points(const WinogradArgs& a, int64_t pixel, const float* residual, int64_t slot, int plane_begin,
                              int plane_end) {
+  using Y = Axis<kStride, kH>;
+  using X = Axis<kStride, kW>;
   const Epilogue& e = a.epilogue;
   const int64_t row_floats = int64_t(a.w) * kLanes;
   const int64_t residual_x = int64_t(e.residual_stride) * kLanes, residual_y = residual_x * e.residual_w;
@@ -184,14 +256,16 @@ static void tile_from_points(const WinogradArgs& a, int64_t pixel, const float* 
   for (int plane = plane_begin; plane < plane_end; ++plane) {
     const float* from = a.products + (plane - a.products_first) * a.products_plane + slot * kLanes;
     for (int lane = 0; lane < kLanes; lane += V::kWidth) {
-      typename V::Vec t[kH][kW + 2];
-#pragma GCC unroll 6
-      for (int x = 0; x < kW + 2; ++x) {
-        typename V::Vec m[kH + 2], y[kH];
-#pragma GCC unroll 6
-        for (int i = 0; i < kH + 2; ++i)
-          m[i] = V::load(from + (int64_t(i) * a.tile.points_w() + x) * a.products_pitch + lane);
-        from_points<kH>(m, y);
+      typename V::Vec t[kH][X::kPoints];
+#pragma GCC unroll 9
+      for (int x = 0; x < X::kPoints; ++x) {
+        const float* const column = from + X::place(x, a.tile.w) * a.products_pitch + lane;
+        typename Y::Values m;
+        typename Y::Outputs y;
+#pragma GCC unroll 9
+        for (int i = 0; i < Y::kPoints; ++i)
+          m[i] = V::load(column + int64_t(Y::place(i, a.tile.h)) * a.tile.points_w() * a.products_pitch);
+        Y::out(m, y);
 #pragma GCC unroll 4
         for (int i = 0; i < kH; ++i) t[i][x] = y[i];
       }
@@ -202,7 +276,7 @@ static void tile_from_points(const WinogradArgs& a, int64_t pixel, const float* 
 #pragma GCC unroll 4
       for (int i = 0; i < kH; ++i) {
         typename V::Vec value[kW];
-        from_points<kW>(t[i], value);
+        X::out(t[i], value);
         const int64_t at = plane * e.plane + pixel * kLanes + i * row_floats + lane;
 #pragma GCC unroll 4
         for (int j = 0; j < kW; ++j) value[j] = V::add(value[j], bias);
@@ -233,33 +307,40 @@ static void tile_from_points(const WinogradArgs& a, int64_t pixel, const float* 
   }
 }
 
-constexpr int kTilesAtOnce = 16;  // of one plane before the next: rows of the map are read as streams
+constexpr int kMostInputs = 9 * 9;  // of a tile
+constexpr int kTilesAtOnce = 16;    // of one plane before the next: rows of the map are read as streams
 
-static void winograd_in(const WinogradArgs& a, int64_t begin, int64_t end, int plane_begin, int plane_end, int y_begin,
-                        int y_end) {
+template <int kStride>
+static void winograd_in_of(const WinogradArgs& a, int64_t begin, int64_t end, int plane_begin, int plane_end,
+                           int y_begin, int y_end) {
   using Transform = void (*)(const WinogradArgs&, const int64_t*, int64_t, int, int, int);
   constexpr Transform kTransforms[4][4] = {
-      {tile_to_points<1, 1>, tile_to_points<1, 2>, tile_to_points<1, 3>, tile_to_points<1, 4>},
-      {tile_to_points<2, 1>, tile_to_points<2, 2>, tile_to_points<2, 3>, tile_to_points<2, 4>},
-      {tile_to_points<3, 1>, tile_to_points<3, 2>, tile_to_points<3, 3>, tile_to_points<3, 4>},
-      {tile_to_points<4, 1>, tile_to_points<4, 2>, tile_to_points<4, 3>, tile_to_points<4, 4>},
+      {tile_to_points<kStride, 1, 1>, tile_to_points<kStride, 1, 2>, tile_to_points<kStride, 1, 3>,
+       tile_to_points<kStride, 1, 4>},
+      {tile_to_points<kStride, 2, 1>, tile_to_points<kStride, 2, 2>, tile_to_points<kStride, 2, 3>,
+       tile_to_points<kStride, 2, 4>},
+      {tile_to_points<kStride, 3, 1>, tile_to_points<kStride, 3, 2>, tile_to_points<kStride, 3, 3>,
+       tile_to_points<kStride, 3, 4>},
+      {tile_to_points<kStride, 4, 1>, tile_to_points<kStride, 4, 2>, tile_to_points<kStride, 4, 3>,
+       tile_to_points<kStride, 4, 4>},
   };
   const Tiling tiling(a);
-  const int64_t zero = int64_t(a.n) * a.h * a.w * kLanes;  // the pixel of zeros behind each plane
+  const int64_t zero = int64_t(a.n) * a.in_h * a.in_w * kLanes;  // the pixel of zeros behind each plane
   TileWalk at(tiling, begin);
   while (begin < end) {
-    int64_t offsets[kTilesAtOnce][36], slots[kTilesAtOnce];
+    int64_t offsets[kTilesAtOnce][kMostInputs], slots[kTilesAtOnce];
     Transform transforms[kTilesAtOnce];
     int count = 0;
     for (; count < kTilesAtOnce && begin < end; ++begin, ++count, at.next()) {
-      const int h = at.height(), w = at.width(), y0 = at.y * a.tile.h - 1, x0 = at.x * a.tile.w - 1;
+      const int y0 = at.y * a.tile.h * kStride - 1, x0 = at.x * a.tile.w * kStride - 1;
+      const int high = a.tile.points_of(at.height()), wide = a.tile.points_of(at.width());
       slots[count] = at.slot();
-      transforms[count] = kTransforms[h - 1][w - 1];
+      transforms[count] = kTransforms[at.height() - 1][at.width() - 1];
       int64_t* offset = offsets[count];
-      for (int y = y0; y < y0 + h + 2; ++y)
-        for (int x = x0; x < x0 + w + 2; ++x) {
-          const bool inside = unsigned(y) < unsigned(a.h) && unsigned(x) < unsigned(a.w);
-          *offset++ = inside ? ((int64_t(at.n) * a.h + y) * a.w + x) * kLanes : zero;
+      for (int y = y0; y < y0 + high; ++y)
+        for (int x = x0; x < x0 + wide; ++x) {
+          const bool inside = unsigned(y) < unsigned(a.in_h) && unsigned(x) < unsigned(a.in_w);
+          *offset++ = inside ? ((int64_t(at.n) * a.in_h + y) * a.in_w + x) * kLanes : zero;
         }
     }
     for (int plane = plane_begin; plane < plane_end; ++plane)
@@ -267,13 +348,18 @@ static void winograd_in(const WinogradArgs& a, int64_t begin, int64_t end, int p
   }
 }
 
-static void winograd_out(const WinogradArgs& a, int64_t begin, int64_t end, int plane_begin, int plane_end) {
+template <int kStride>
+static void winograd_out_of(const WinogradArgs& a, int64_t begin, int64_t end, int plane_begin, int plane_end) {
   using Transform = void (*)(const WinogradArgs&, int64_t, const float*, int64_t, int, int);
   constexpr Transform kTransforms[4][4] = {
-      {tile_from_points<1, 1>, tile_from_points<1, 2>, tile_from_points<1, 3>, tile_from_points<1, 4>},
-      {tile_from_points<2, 1>, tile_from_points<2, 2>, tile_from_points<2, 3>, tile_from_points<2, 4>},
-      {tile_from_points<3, 1>, tile_from_points<3, 2>, tile_from_points<3, 3>, tile_from_points<3, 4>},
-      {tile_from_points<4, 1>, tile_from_points<4, 2>, tile_from_points<4, 3>, tile_from_points<4, 4>},
+      {tile_from_points<kStride, 1, 1>, tile_from_points<kStride, 1, 2>, tile_from_points<kStride, 1, 3>,
+       tile_from_points<kStride, 1, 4>},
+      {tile_from_points<kStride, 2, 1>, tile_from_points<kStride, 2, 2>, tile_from_points<kStride, 2, 3>,
+       tile_from_points<kStride, 2, 4>},
+      {tile_from_points<kStride, 3, 1>, tile_from_points<kStride, 3, 2>, tile_from_points<kStride, 3, 3>,
+       tile_from_points<kStride, 3, 4>},
+      {tile_from_points<kStride, 4, 1>, tile_from_points<kStride, 4, 2>, tile_from_points<kStride, 4, 3>,
+       tile_from_points<kStride, 4, 4>},
   };
   const Tiling tiling(a);
   const Epilogue& e = a.epilogue;
@@ -290,13 +376,28 @@ static void winograd_out(const WinogradArgs& a, int64_t begin, int64_t end, int 
   }
 }
 
+static void winograd_in(const WinogradArgs& a, int64_t begin, int64_t end, int plane_begin, int plane_end, int y_begin,
+                        int y_end) {
+  const auto of_stride = a.tile.stride == 1 ? winograd_in_of<1> : winograd_in_of<2>;
+  of_stride(a, begin, end, plane_begin, plane_end, y_begin, y_end);
+}
+
+static void winograd_out(const WinogradArgs& a, int64_t begin, int64_t end, int plane_begin, int plane_end) {
+  const auto of_stride = a.tile.stride == 1 ? winograd_out_of<1> : winograd_out_of<2>;
+  of_stride(a, begin, end, plane_begin, plane_end);
+}
+
 // One point and one output tile is a 1x1 convolution whose pixels are tiles.
 static void winograd_multiply(const WinogradArgs& a, int point_begin, int point_end, int tile_begin, int tile_end) {
   constexpr int kWidth = V::kVectors * V::kWidth;
   constexpr int kStepLines = kWidth;  // cache lines of weights for one plane
   const Tiling tiling(a);
   const int points_w = a.tile.points_w(), points = a.tile.points();
-  const int64_t piece = a.weights_pitch;
+  // Of a point; the next one may have the same.
+  const auto weights_of = [&a, points_w](int tile, int point) {
+    const int y = a.tile.weight_y(point / points_w), x = a.tile.weight_x(point % points_w);
+    return a.weights + (int64_t(tile) * a.tile.weights() + y * a.tile.weights_w() + x) * a.weights_pitch;
+  };
   ConvArgs c;
   c.in_plane = a.points_plane, c.planes = a.planes;
   c.epilogue.bias = a.zeros, c.epilogue.plane = a.products_plane;
@@ -309,17 +410,17 @@ static void winograd_multiply(const WinogradArgs& a, int point_begin, int point_
     const int share = (kStepLines + tiles.tiles - 1) / tiles.tiles;
     for (int tile = tile_begin; tile < tile_end; ++tile) {
       const int plane = tile * kWidth / kLanes;
-      c.weights = a.weights + (int64_t(tile) * points + point) * piece;
+      c.weights = weights_of(tile, point);
       c.out_planes = a.out_planes - plane;
       c.epilogue.out = a.products + point * a.products_pitch + (plane - a.products_first) * a.products_plane;
       // What is multiplied next: the next output tile, or the next point, whose weights lie behind these.
       const float* next = nullptr;
       if (tile + 1 < tile_end)
-        next = c.weights + points * piece;
+        next = weights_of(tile + 1, point);
       else if (point + 1 < points)
-        next = a.weights + (int64_t(tile_begin) * points + point + 1) * piece;
+        next = weights_of(tile_begin, point + 1);
       else if (plane + kWidth / kLanes < a.out_planes)
-        next = c.weights + piece;
+        next = weights_of(tile + 1, 0);
       int64_t slot = begin;
       for (int t = 0; t < tiles.tiles; slot += tiles.count(t++)) {
         const float* rows[V::kRows + 1] = {in + slot * kLanes};

@@ -424,7 +424,7 @@ class Model:
             assert step.conv is not None
             folded = fold_conv(self.weights, step.conv, self.network.epsilon)
             if step.tile:
-                return step.form, _core.PackedWinograd(self.isa, *folded, tile=step.tile)
+                return step.form, _core.PackedWinograd(self.isa, *folded, tile=step.tile, stride=step.conv.stride)
             return step.form, _core.PackedConv(self.isa, *folded, interleaved=step.kind == "conv_rows")
 
         missing = [step for step in steps if step.form not in self._packed]

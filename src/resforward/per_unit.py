@@ -159,7 +159,7 @@ def _weights(conv: Conv) -> int:
 
 
 def _moved(step: Step) -> Iterator[tuple[Step, int]]:
-    """Every convolution of a chain, or a step alone, with the floats that it reads from memory or writes there.
+    """Every link of a chain, or a step alone, with the floats that it reads from memory or writes there.
 
     A value counts for the first that reads or writes it: the next ones find it in the cache.
     """

@@ -10,6 +10,7 @@ The outputs that stay are computed the same way whoever wants them, so asking fo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -28,9 +29,12 @@ Tile = tuple[int, int]  # outputs of a Winograd tile along y and x
 Form = tuple[str, Tile | Literal["rows"] | None]  # a convolution's name; its Winograd tile, "rows", or neither
 Packed = _core.PackedConv | _core.PackedWinograd
 
-# Tiles by the least number of pixels. Measured with batches of 1 and 8: larger ones save more products and have more
-# weights, which a small map cannot make up for.
-_WINOGRAD_TILES = ((225, (4, 4)), (121, (4, 3)), (81, (3, 3)), (16, (2, 2)))
+# Tiles by stride and the least number of output pixels. Measured with batches of 1 and 8: larger ones save more
+# products and have more weights, which a small map cannot make up for.
+_WINOGRAD_TILES = {
+    1: ((225, (4, 4)), (121, (4, 3)), (81, (3, 3)), (16, (2, 2))),
+    2: ((100, (4, 4)), (16, (2, 2))),
+}
 _WINOGRAD_DEPTH = 16  # of input and output, a plane: with less, lanes stay empty
 
 
@@ -71,7 +75,8 @@ class Step:
         tile: of a Winograd convolution.
         pads: of a max-pool, (y, x). stride: of an average pool, and the side of its windows.
         output: index of the array that a store fills. softmax: over its channels first.
-        then: 1x1 convolutions of what it writes, computed with it for a block of pixels at a time.
+        then: 1x1 convolutions of what it reads or writes, computed with it for a block of pixels at a time; or the
+            max-pool of what it writes, for some rows.
     """
 
     kind: Literal[
@@ -137,9 +142,10 @@ def winograd_tile(row: Conv, height: int, width: int) -> Tile | None:
         row: the convolution.
         height, width: of its input.
     """
-    if (row.kernel, row.stride, row.rate) != (3, 1, 1) or min(row.depth_in, row.depth) < _WINOGRAD_DEPTH:
+    if (row.kernel, row.rate) != (3, 1) or min(row.depth_in, row.depth) < _WINOGRAD_DEPTH:
         return None
-    return next((tile for pixels, tile in _WINOGRAD_TILES if height * width >= pixels), None)
+    pixels = row.output(height) * row.output(width)
+    return next((tile for least, tile in _WINOGRAD_TILES.get(row.stride, ()) if pixels >= least), None)
 
 
 def lay_out(
@@ -323,18 +329,20 @@ def _needed(steps: list[Step], stores: list[Step]) -> list[Step]:
 
 
 def _chained(steps: list[Step]) -> list[Step]:
-    """Let 1x1 convolutions be computed together with the convolution whose result they read.
+    """Let steps be computed together with the convolution whose result they read: 1x1 convolutions, and a max-pool.
 
-    What nobody else reads is never stored: the pre-activation between two units is gone before it has left the cache.
+    What nobody else reads is never stored: the pre-activation between two units is gone before it has left the cache,
+    and so is the root block's map before its pool, the largest of a network.
     """
+    readers = Counter(id(value) for step in steps for value in step.reads)
     ordered: list[Step] = []
     head: Step | None = None
     for step in steps:
-        if head and _follows(head, step):
+        if head and (_follows(head, step) or _pools(head, step, readers)):
             head.then.append(step)
             continue
         if step.kind != "store":
-            head = step if step.kind == "conv" and step.conv and step.conv.kernel == 1 else None
+            head = step
         ordered.append(step)
     for step in ordered:
         kept = {id(value) for other in ordered if other is not step for link in other.chain for value in link.reads}
@@ -347,16 +355,34 @@ def _chained(steps: list[Step]) -> list[Step]:
 
 
 def _follows(head: Step, step: Step) -> bool:
-    if step.kind != "conv" or step.conv is None or head.conv is None or (step.conv.kernel, step.conv.stride) != (1, 1):
+    """Whether a 1x1 convolution reads a block of pixels that the chain of another has just read or written.
+
+    With a stride it reads some of what the chain wrote. What the chain's head reads it leaves alone: together they
+    would read all the pixels, and the strided one alone reads few.
+    """
+    if step.kind != "conv" or head.kind != "conv" or step.conv is None or head.conv is None:
         return False
     x = step.inputs[0]
-    if x.n * x.h * x.w < CHAIN_PIXELS:
+    if step.conv.kernel != 1 or head.conv.kernel != 1 or x.n * x.h * x.w < CHAIN_PIXELS:
         return False
-    return any(x in link.writes for link in head.chain) or (x in head.inputs and head.conv.stride == 1)
+    if x in head.inputs:
+        return head.conv.stride == step.conv.stride == 1
+    written = head.writes[0]  # a strided follower's has fewer pixels
+    return (x.h, x.w) == (written.h, written.w) and any(x in link.writes for link in head.chain)
+
+
+def _pools(head: Step, step: Step, readers: Mapping[int, int]) -> bool:
+    """Whether a max-pool is the only reader of the root block's convolution, which writes nothing else."""
+    if step.kind != "max_pool" or head.kind != "conv_rows" or head.then:
+        return False
+    return head.writes == step.inputs and readers[id(step.inputs[0])] == 1
 
 
 def _place(steps: list[Step]) -> int:
-    """Give every value an offset in the arena, the lowest that is free for its whole life; return the arena's size."""
+    """Give every value an offset in the arena, and return the arena's size.
+
+    It is the lowest that is free for the value's whole life, or, of a sum, that of the shortcut which it replaces.
+    """
     for index, step in enumerate(steps):
         for link in step.chain:
             for value in link.writes:
@@ -367,16 +393,37 @@ def _place(steps: list[Step]) -> int:
     live: list[Value] = []
     for index, step in enumerate(steps):
         live = [value for value in live if value.last >= index]
-        for value in (value for link in step.chain for value in link.writes if value.slot is None):
-            offset, size = 0, value.size
-            for other in sorted(live, key=lambda v: v.offset):
-                if other.offset - offset >= size:
-                    break
-                offset = max(offset, other.offset + other.size)
-            value.offset = offset
-            live.append(value)
-            arena = max(arena, offset + size)
+        for link in step.chain:
+            replaced = _replaced(link, step, index)
+            for value in link.writes:
+                if value.slot is not None:
+                    continue
+                value.offset = replaced.offset if replaced and value is link.out else _free(live, value.size)
+                live.append(value)
+                arena = max(arena, value.offset + value.size)
     return arena
+
+
+def _free(live: list[Value], size: int) -> int:
+    """The lowest offset of so many floats that none of the live values lies on."""
+    offset = 0
+    for other in sorted(live, key=lambda value: value.offset):
+        if other.offset - offset >= size:
+            break
+        offset = max(offset, other.offset + other.size)
+    return offset
+
+
+def _replaced(link: Step, step: Step, index: int) -> Value | None:
+    """The shortcut whose place a link's sum takes, if that step is the last to read it, and the sum alone.
+
+    That halves the memory traffic of a sum: each value is read by the tile that overwrites it.
+    """
+    shortcut = link.shortcut
+    if shortcut is None or link.shortcut_stride != 1 or shortcut.last != index:
+        return None
+    reads = sum(value is shortcut for other in step.chain for value in other.reads)
+    return shortcut if reads == 1 else None
 
 
 def make_plan(
@@ -415,21 +462,25 @@ def make_plan(
             x, affine = step.inputs[0], group(step.norm)
             plan.group_norm(x.tensor(), GROUPS, affine.scale, affine.shift, network.epsilon, _out(step).tensor())
             continue
-        outputs = _outputs(step, norm)
-        if step.kind == "load":
-            written = step.writes[0]
-            plan.load(written.n, written.h, written.w, written.c, outputs)
-        elif step.kind == "avg_pool":
-            plan.avg_pool(step.inputs[0].tensor(), step.stride, step.stride, outputs)
-        elif step.kind == "max_pool":
-            assert network.stem is not None
-            assert network.stem.pool is not None
-            pool = network.stem.pool
-            plan.max_pool(step.inputs[0].tensor(), pool.kernel, pool.stride, *step.pads, pool.fill == "zero", outputs)
-        else:
-            for link in step.chain:
-                _add_conv(plan, link, convs[link.form], _outputs(link, norm), follows=link is not step)
+        for link in step.chain:
+            outputs, follows = _outputs(link, norm), link is not step
+            if link.kind == "load":
+                written = link.writes[0]
+                plan.load(written.n, written.h, written.w, written.c, outputs)
+            elif link.kind == "avg_pool":
+                plan.avg_pool(link.inputs[0].tensor(), link.stride, link.stride, outputs)
+            elif link.kind == "max_pool":
+                _add_pool(plan, network, link, outputs, follows=follows)
+            else:
+                _add_conv(plan, link, convs[link.form], outputs, follows=follows)
     return plan
+
+
+def _add_pool(plan: _core.Plan, network: Network, step: Step, outputs: _core.Outputs, *, follows: bool) -> None:
+    assert network.stem is not None
+    assert network.stem.pool is not None
+    pool, x = network.stem.pool, step.inputs[0]
+    plan.max_pool(x.tensor(), pool.kernel, pool.stride, *step.pads, pool.fill == "zero", outputs, follows)
 
 
 def _add_conv(plan: _core.Plan, step: Step, packed: Packed, outputs: _core.Outputs, *, follows: bool) -> None:

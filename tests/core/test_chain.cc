@@ -28,6 +28,16 @@ struct Case {
   std::vector<Tensor> maps;  // without a place; the first one is given, one convolution writes each of the others
   std::vector<Link> links;
   std::vector<int> inner;  // maps that only their own chain reads: in slots
+  int sum = -1;            // of a chain, takes the place of
+  int shortcut = -1;       // which only that sum reads
+
+  std::vector<int> written() const {
+    std::vector<int> maps;
+    for (const Link& link : links)
+      for (int map : {link.linear, link.out, link.preact})
+        if (map >= 0) maps.push_back(map);
+    return maps;
+  }
 };
 
 constexpr int kImage = 0;
@@ -96,6 +106,33 @@ Case strided_head(const Size& s) {
   return c;
 }
 
+// What follows may leave pixels out, whether it reads a slot or what is stored, and blocks end anywhere in a row.
+Case strided_followers(const Size& s, int stride) {
+  const auto map = [&s](int c) { return Tensor{-1, s.n, s.h, s.w, c}; };
+  const auto some = [&](int c) { return Tensor{-1, s.n, int(ceil_div(s.h, stride)), int(ceil_div(s.w, stride)), c}; };
+  Case c{"followers " + std::to_string(stride) + " apart",
+         {map(18), map(40), map(40), some(33), some(24), map(17), some(40)},
+         {},
+         {2}};
+  c.links = {{1, 1, kImage, -1, 1, 2, -1, 1, true},
+             {1, stride, 2, -1, 3, -1, -1, 1, false, true},
+             {1, stride, 1, -1, 4, -1, -1, 1, true, true},
+             {1, 1, 2, -1, 5, -1, -1, 1, true, true},
+             {1, stride, 2, -1, 6, -1, 1, stride, false, true}};  // adds those pixels of what the head wrote
+  return c;
+}
+
+// A unit whose sum takes the place of its shortcut.
+Case in_place(const Size& s, bool v2, bool everything_wanted) {
+  Case c = unit({s.n, s.h, s.w, 1}, 24, 40, v2, everything_wanted);
+  c.name += " in place";
+  for (Link& link : c.links)
+    if (link.shortcut >= 0) link.out = Unit::kSum;
+  if (!v2) c.inner.clear();  // the sum has a place: it is no slot
+  c.sum = Unit::kSum, c.shortcut = Unit::kShortcut;
+  return c;
+}
+
 // Weights of a case, and where its maps lie in an arena of canaries: every one apart from its neighbours.
 struct Net {
   static constexpr int64_t kGap = 5 * kLanes;
@@ -126,6 +163,7 @@ struct Net {
   bool in_slot(int map, bool chained) const {
     return chained && std::find(shape.inner.begin(), shape.inner.end(), map) != shape.inner.end();
   }
+  int64_t offset(int map, bool chained) const { return offsets[chained && map == shape.sum ? shape.shortcut : map]; }
   Tensor tensor(int map, bool chained) const {
     if (map < 0) return Tensor();
     Tensor t = shape.maps[map];
@@ -133,7 +171,7 @@ struct Net {
     if (in_slot(map, chained))
       t.slot = int(slot);
     else
-      t.offset = offsets[map];
+      t.offset = offset(map, chained);
     return t;
   }
   Outputs outputs(size_t i, bool chained) const {
@@ -177,21 +215,19 @@ struct Net {
   // Maps that a plan leaves in its arena, in the order of their outputs.
   std::vector<int> kept() const {
     std::vector<int> maps;
-    for (int map = 1; map < int(shape.maps.size()); ++map)
-      for (const Link& link : shape.links)
-        if ((map == link.linear || map == link.out || map == link.preact) && !in_slot(map, true)) maps.push_back(map);
+    for (int map : shape.written())
+      if (!in_slot(map, true) && map != shape.shortcut) maps.push_back(map);
     return maps;
   }
 
   // What of an arena may have been written: planes with their zero pixels, of maps outside slots.
   std::vector<bool> writable(bool chained) const {
     std::vector<bool> may(floats);
-    for (const Link& link : shape.links)
-      for (int map : {link.linear, link.out, link.preact})
-        if (map >= 0 && !in_slot(map, chained))
-          for (int plane = 0; plane < shape.maps[map].planes(); ++plane)
-            std::fill_n(may.begin() + offsets[map] + plane * shape.maps[map].plane(),
-                        (shape.maps[map].pixels() + 1) * kLanes, true);
+    for (int map : shape.written())
+      if (!in_slot(map, chained))
+        for (int plane = 0; plane < shape.maps[map].planes(); ++plane)
+          std::fill_n(may.begin() + offset(map, chained) + plane * shape.maps[map].plane(),
+                      (shape.maps[map].pixels() + 1) * kLanes, true);
     return may;
   }
 };
@@ -229,12 +265,17 @@ void check_case(const Kernels* kernels, const Case& c) {
     std::snprintf(name, sizeof name, "%s %s, %dx%dx%d, %d threads", kernels->isa, c.name.c_str(), t.n, t.h, t.w,
                   threads);
     const Floats chained = run_steps(net.steps(threads, true), arena, threads);
-    int64_t other = 0, stray = 0;
-    for (int64_t i = 0; i < net.floats; ++i) {
-      other += writable[i] && std::memcmp(&chained[i], &separate[i], sizeof(float)) != 0;
+    int64_t stray = 0;
+    for (int64_t i = 0; i < net.floats; ++i)
       stray += !writable[i] && std::memcmp(&chained[i], &arena[i], sizeof(float)) != 0;
+    for (int map : net.kept()) {
+      int64_t other = 0;
+      for (int plane = 0; plane < c.maps[map].planes(); ++plane)
+        for (int64_t i = plane * c.maps[map].plane(), end = i + (c.maps[map].pixels() + 1) * kLanes; i < end; ++i)
+          other += std::memcmp(&chained[net.offset(map, true) + i], &separate[net.offset(map, false) + i],
+                               sizeof(float)) != 0;
+      CHECK(other == 0, "%s: %d values of map %d differ from those of separate steps", name, int(other), map);
     }
-    CHECK(other == 0, "%s: %d values differ from those of separate steps", name, int(other));
     CHECK(stray == 0, "%s: %d values outside the maps were written", name, int(stray));
   }
   for (int map : net.kept()) {
@@ -258,6 +299,9 @@ void test_a_chain_gives_what_separate_steps_give(const Kernels* kernels) {
     check_case(kernels, siblings(size, false));
     check_case(kernels, siblings(size, true));
     check_case(kernels, strided_head(size));
+    for (int stride : {2, 3}) check_case(kernels, strided_followers(size, stride));
+    for (bool v2 : {false, true})
+      for (bool everything : {false, true}) check_case(kernels, in_place(size, v2, everything));
   }
   check_case(kernels, unit({3, 7, 7, 1}, 512, 1024, true, false));  // blocks as small as their bytes make them
 }
@@ -296,10 +340,11 @@ Answer run_plan(const Kernels* kernels, const Net& net, int threads, bool chaine
 // Blocks are taken from wherever they are left, and an image's results are its own.
 void test_a_chained_plan_has_the_same_bits_on_any_number_of_threads_and_in_any_batch(const Kernels* kernels) {
   for (const Size& size : {Size{5, 14, 15, 1}, Size{3, 5, 7, 2}})
-    for (const auto& make :
-         std::vector<std::function<Case(const Size&)>>{[](const Size& s) { return unit(s, 24, 40, true, false); },
-                                                       [](const Size& s) { return unit(s, 24, 40, false, false); },
-                                                       [](const Size& s) { return siblings(s, true); }}) {
+    for (const auto& make : std::vector<std::function<Case(const Size&)>>{
+             [](const Size& s) { return unit(s, 24, 40, true, false); },
+             [](const Size& s) { return unit(s, 24, 40, false, false); },
+             [](const Size& s) { return siblings(s, true); }, [](const Size& s) { return strided_followers(s, 2); },
+             [](const Size& s) { return in_place(s, true, false); }}) {
       const Case c = make(size), one = make({1, size.h, size.w, size.stride});
       const Tensor& image = c.maps[kImage];
       const Net net(kernels, c);
@@ -320,6 +365,40 @@ void test_a_chained_plan_has_the_same_bits_on_any_number_of_threads_and_in_any_b
         CHECK(run_plan(kernels, alone, 1 + n, true, part(images), 1) == own, "%s %s, image %d", kernels->isa,
               c.name.c_str(), n);
       }
+    }
+}
+
+// The arena's map after Winograd's convolution of a map and a shortcut, which `sum` may lie on.
+Floats winograd_sum(const Kernels* kernels, const std::shared_ptr<const PackedWinograd>& conv, const Tensor& map,
+                    const Tensor& sum, int threads, const Floats& images) {
+  Tensor hidden = map;
+  hidden.offset = 2 * map.floats();
+  Plan plan(kernels, threads, 3 * map.floats());
+  Outputs image, inner, result;
+  image.out = map, inner.out = hidden, result.out = sum, result.relu = true;
+  plan.load(map.n, map.h, map.w, map.c, image);
+  plan.winograd(conv, map, Shortcut(), inner);
+  plan.winograd(conv, hidden, {map, 1}, result);
+  Floats output(map.pixels() * map.c);
+  float* const outputs[] = {output.data()};
+  plan.store(sum, 0, false);
+  for (int run = 0; run < 3; ++run) CHECK(plan.run(images.data(), outputs), "%s: refused", kernels->isa);
+  return output;
+}
+
+void test_a_winograd_sum_may_take_the_place_of_its_shortcut(const Kernels* kernels) {
+  for (const WinogradTile& tile : {WinogradTile{4, 4}, {4, 3}, {3, 3}, {2, 2}})
+    for (const Tensor& map : {Tensor{0, 1, 1, 1, 17}, {0, 3, 5, 7, 40}, {0, 2, 13, 14, 33}, {0, 1, 30, 29, 64}}) {
+      const Floats weights = random_floats(9 * map.c * map.c);
+      const auto conv =
+          pack_winograd(kernels, tile, map.c, map.c, weights.data(), nullptr, random_doubles(map.c).data());
+      const Floats images = random_floats(map.pixels() * map.c);
+      Tensor elsewhere = map;
+      elsewhere.offset = map.floats();
+      const Floats wanted = winograd_sum(kernels, conv, map, elsewhere, 1, images);
+      for (int threads : {1, 2, 5})
+        CHECK(same_bits(winograd_sum(kernels, conv, map, map, threads, images), wanted),
+              "%s %dx%d, %dx%dx%dx%d, %d threads", kernels->isa, tile.h, tile.w, map.n, map.h, map.w, map.c, threads);
     }
 }
 
@@ -369,13 +448,15 @@ void test_what_cannot_follow_is_refused(const Kernels* kernels) {
   head(plan);
   const int steps = plan.steps();
   CHECK(throws([&] { follow(plan, 3, 1, map, map); }), "a 3x3 convolution needs pixels of other blocks");
-  CHECK(throws([&] { follow(plan, 1, 2, map, half); }), "a strided one skips pixels");
+  CHECK(throws([&] { follow(plan, 1, 2, map, map); }) && throws([&] { follow(plan, 1, 1, map, half); }), "strides");
   CHECK(throws([&] { follow(plan, 1, 1, half, half); }), "fewer pixels");
   CHECK(throws([&] { follow(plan, 1, 1, large, large); }), "more pixels");
   CHECK(throws([&] { follow(plan, 1, 1, deep, map); }) && throws([&] { follow(plan, 1, 1, map, deep); }), "depths");
   CHECK(plan.steps() == steps, "what was refused is no step");
   follow(plan, 1, 1, map, map);
+  follow(plan, 1, 2, map, half);
   CHECK(plan.steps() == steps, "what follows is part of a step");
+  CHECK(throws([&] { follow(plan, 1, 1, half, half); }), "other pixels than those of the chain's first one");
 }
 
 }  // namespace
@@ -386,6 +467,7 @@ int main() {
   for (const Kernels* kernels : supported_kernels()) {
     test_a_chain_gives_what_separate_steps_give(kernels);
     test_a_chained_plan_has_the_same_bits_on_any_number_of_threads_and_in_any_batch(kernels);
+    test_a_winograd_sum_may_take_the_place_of_its_shortcut(kernels);
     test_what_cannot_follow_is_refused(kernels);
   }
   return report();

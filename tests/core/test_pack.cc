@@ -13,7 +13,7 @@
 namespace resforward {
 namespace {
 
-constexpr WinogradTile kTiles[] = {{1, 1}, {1, 4}, {2, 2}, {3, 3}, {4, 3}, {4, 4}};
+constexpr WinogradTile kTiles[] = {{1, 1}, {1, 4}, {2, 2}, {3, 3}, {4, 3}, {4, 4}, {4, 3, 2}};
 
 bool has_denormals(const Buffer& buffer) {
   const float* begin = buffer.data();
@@ -99,7 +99,7 @@ void test_channels_beyond_the_depth_are_zeros_in_winograd_s_weights(const Kernel
         const int width = kernels->tile_width;
         int64_t wrong = 0;
         for (int64_t i = 0; i < int64_t(conv->weights.bytes() / sizeof(float)); ++i) {
-          const int64_t at = i % conv->pitch(), out = i / conv->pitch() / conv->points() * width + at % width;
+          const int64_t at = i % conv->pitch(), out = i / conv->pitch() / conv->tile.weights() * width + at % width;
           const bool inside = out < depth && at / width < depth_in;
           wrong += (conv->weights.data()[i] != 0) != inside;
         }

@@ -4,6 +4,7 @@
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
+#include <stdexcept>
 #include <vector>
 
 #include "check.h"
@@ -18,15 +19,19 @@ namespace {
 // thirds of this.
 double budget(int depth_in) { return FLT_EPSILON * (8 + std::sqrt(9.0 * depth_in) / 2); }
 
-std::vector<WinogradTile> every_tile() {
+std::vector<WinogradTile> every_tile(int stride) {
   std::vector<WinogradTile> tiles;
   for (int h = 1; h <= kLargestTile; ++h)
-    for (int w = 1; w <= kLargestTile; ++w) tiles.push_back({h, w});
+    for (int w = 1; w <= kLargestTile; ++w) tiles.push_back({h, w, stride});
   return tiles;
 }
 
 struct Case {
-  int n, h, w, depth_in, depth;
+  int n, in_h, in_w, depth_in, depth, stride = 1;
+
+  int h() const { return (in_h + stride - 1) / stride; }  // of the output
+  int w() const { return (in_w + stride - 1) / stride; }
+  std::vector<WinogradTile> tiles() const { return {{2, 2, stride}, {4, 3, stride}}; }
 };
 
 struct Parts {
@@ -44,24 +49,27 @@ struct Conv {
 
   explicit Conv(const Case& c)
       : shape(c),
-        image(random_floats(size_t(c.n) * c.h * c.w * c.depth_in)),
+        image(random_floats(size_t(c.n) * c.in_h * c.in_w * c.depth_in)),
         weights(random_floats(size_t(9) * c.depth_in * c.depth)),
         scale(random_doubles(c.depth)),
         bias(random_doubles(c.depth)),
         preact_scale(random_doubles(c.depth)),
         preact_shift(random_doubles(c.depth)),
-        sum(size_t(c.n) * c.h * c.w * c.depth) {
+        sum(size_t(c.n) * c.h() * c.w() * c.depth) {
     for (int n = 0; n < c.n; ++n)
-      for (int y = 0; y < c.h; ++y)
-        for (int x = 0; x < c.w; ++x) {
-          double* to = &sum[((size_t(n) * c.h + y) * c.w + x) * c.depth];
-          for (int r = std::max(0, 1 - y); r < std::min(3, c.h + 1 - y); ++r)
-            for (int s = std::max(0, 1 - x); s < std::min(3, c.w + 1 - x); ++s)
+      for (int y = 0; y < c.h(); ++y)
+        for (int x = 0; x < c.w(); ++x) {
+          double* to = &sum[((size_t(n) * c.h() + y) * c.w() + x) * c.depth];
+          for (int r = 0; r < 3; ++r)
+            for (int s = 0; s < 3; ++s) {
+              const int in_y = y * c.stride + r - 1, in_x = x * c.stride + s - 1;
+              if (in_y < 0 || in_y >= c.in_h || in_x < 0 || in_x >= c.in_w) continue;
               for (int i = 0; i < c.depth_in; ++i) {
-                const double value = image[((size_t(n) * c.h + y + r - 1) * c.w + x + s - 1) * c.depth_in + i];
+                const double value = image[((size_t(n) * c.in_h + in_y) * c.in_w + in_x) * c.depth_in + i];
                 const float* row = &weights[size_t((r * 3 + s) * c.depth_in + i) * c.depth];
                 for (int k = 0; k < c.depth; ++k) to[k] += value * row[k];
               }
+            }
           for (int k = 0; k < c.depth; ++k) to[k] *= scale[k];
         }
     for (int k = 0; k < (c.depth + 63) / 64 * 64; ++k) {
@@ -74,7 +82,7 @@ struct Conv {
 struct Results {
   Map linear, out, preact;
   explicit Results(const Case& c)
-      : linear(c.n, c.h, c.w, c.depth), out(c.n, c.h, c.w, c.depth), preact(c.n, c.h, c.w, c.depth) {}
+      : linear(c.n, c.h(), c.w(), c.depth), out(c.n, c.h(), c.w(), c.depth), preact(c.n, c.h(), c.w(), c.depth) {}
   bool same(const Results& other) const {
     return same_bits(linear.memory, other.linear.memory) && same_bits(out.memory, other.out.memory) &&
            same_bits(preact.memory, other.preact.memory);
@@ -96,7 +104,7 @@ struct Setting {
     WinogradArgs a;
     a.tile = packed.tile;
     a.in = input.data(), a.in_plane = input.shape.plane(), a.planes = input.shape.planes();
-    a.n = c.n, a.h = c.h, a.w = c.w, a.out_planes = packed.planes_out();
+    a.n = c.n, a.in_h = c.in_h, a.in_w = c.in_w, a.h = c.h(), a.w = c.w(), a.out_planes = packed.planes_out();
     a.block_begin = begin, a.block_end = end;
     a.weights = packed.weights.data(), a.weights_pitch = packed.pitch(), a.zeros = packed.zeros.data();
     Epilogue& e = a.epilogue;
@@ -115,7 +123,7 @@ struct Setting {
   }
   int64_t tiles() const {
     const Case& c = conv.shape;
-    return c.n * ceil_div(c.h, packed.tile.h) * ceil_div(c.w, packed.tile.w);
+    return c.n * ceil_div(c.h(), packed.tile.h) * ceil_div(c.w(), packed.tile.w);
   }
 };
 
@@ -126,7 +134,8 @@ void run_block(const Setting& s, int64_t begin, int64_t end) {
   a.points_plane = a.products_plane = (tiles + random_int(0, 1)) * kLanes;
   a.points_pitch = a.points_plane * a.planes + random_int(0, 1) * kLanes;
   a.products_pitch = a.products_plane * a.out_planes + random_int(0, 1) * kLanes;
-  Floats points(a.points_pitch * s.packed.points(), kCanary), products(a.products_pitch * s.packed.points(), kCanary);
+  Floats points(a.points_pitch * s.packed.tile.points(), kCanary),
+      products(a.products_pitch * s.packed.tile.points(), kCanary);
   a.points = points.data(), a.products = products.data();
 
   const int64_t cut = begin + random_int(0, int(tiles));
@@ -136,8 +145,8 @@ void run_block(const Setting& s, int64_t begin, int64_t end) {
   s.kernels.winograd_in(a, begin, cut, plane, a.planes, 0, y);
   s.kernels.winograd_in(a, begin, cut, plane, a.planes, y, rows);
   s.kernels.winograd_in(a, begin, cut, 0, plane, 0, rows);
-  const int point = random_int(0, s.packed.points()), tile = random_int(0, s.packed.tiles());
-  s.kernels.winograd_multiply(a, point, s.packed.points(), 0, s.packed.tiles());
+  const int point = random_int(0, s.packed.tile.points()), tile = random_int(0, s.packed.tiles());
+  s.kernels.winograd_multiply(a, point, s.packed.tile.points(), 0, s.packed.tiles());
   s.kernels.winograd_multiply(a, 0, point, tile, s.packed.tiles());
   s.kernels.winograd_multiply(a, 0, point, 0, tile);
   const int out_plane = random_int(0, a.out_planes);
@@ -153,16 +162,18 @@ void run_blocks(const Setting& s, int64_t block) {
 void check_conv(const Kernels& kernels, WinogradTile tile, const Conv& conv, const Parts& parts) {
   const Case& c = conv.shape;
   char name[200];
-  std::snprintf(name, sizeof name, "%s tile %dx%d, %dx%dx%d, %d -> %d; %s%s%s%s shortcut %d", kernels.isa, tile.h,
-                tile.w, c.n, c.h, c.w, c.depth_in, c.depth, parts.linear ? " linear" : "", parts.out ? " out" : "",
-                parts.preact ? " preact" : "", parts.relu ? " relu" : "", parts.residual_stride);
+  std::snprintf(name, sizeof name, "%s tile %dx%d, %dx%dx%d stride %d, %d -> %d; %s%s%s%s shortcut %d", kernels.isa,
+                tile.h, tile.w, c.n, c.in_h, c.in_w, c.stride, c.depth_in, c.depth, parts.linear ? " linear" : "",
+                parts.out ? " out" : "", parts.preact ? " preact" : "", parts.relu ? " relu" : "",
+                parts.residual_stride);
   const auto packed =
       pack_winograd(&kernels, tile, c.depth_in, c.depth, conv.weights.data(), conv.scale.data(), conv.bias.data());
-  Map input(c.n, c.h, c.w, c.depth_in);
+  Map input(c.n, c.in_h, c.in_w, c.depth_in);
   input.fill(conv.image);
   const Map untouched = input;
   const int stride = std::max(parts.residual_stride, 1);
-  Map residual(c.n, (c.h - 1) * stride + random_int(1, stride), (c.w - 1) * stride + random_int(1, stride), c.depth);
+  Map residual(c.n, (c.h() - 1) * stride + random_int(1, stride), (c.w() - 1) * stride + random_int(1, stride),
+               c.depth);
   residual.fill(random_floats(residual.shape.pixels() * c.depth));
 
   Results whole(c);
@@ -173,7 +184,7 @@ void check_conv(const Kernels& kernels, WinogradTile tile, const Conv& conv, con
   for (double sum : conv.sum) largest = std::max(largest, std::abs(sum));
   for (int64_t pixel = 0; pixel < whole.out.shape.pixels(); ++pixel)
     for (int k = 0; k < c.depth; ++k) {
-      const int64_t n = pixel / (c.h * c.w), y = pixel / c.w % c.h, x = pixel % c.w;
+      const int64_t n = pixel / (c.h() * c.w()), y = pixel / c.w() % c.h(), x = pixel % c.w();
       const double shortcut =
           parts.residual_stride ? residual((n * residual.shape.h + y * stride) * residual.shape.w + x * stride, k) : 0;
       const double linear = conv.sum[pixel * c.depth + k] + conv.bias[k];
@@ -205,37 +216,40 @@ void check_conv(const Kernels& kernels, WinogradTile tile, const Conv& conv, con
 void test_every_remainder(const std::vector<const Kernels*>& isas) {
   std::vector<Case> cases;
   for (int h = 1; h <= 9; ++h)
-    for (int w = 1; w <= 9; ++w) cases.push_back({1 + (h + w) % 3, h, w, 20, 40});
-  for (int size = 10; size <= 33; ++size) cases.push_back({1 + size % 2, size, 1 + size * 7 % 33, 17, 33});
+    for (int w = 1; w <= 9; ++w) {
+      cases.push_back({1 + (h + w) % 3, h, w, 20, 40});
+      cases.push_back({1 + (h + w) % 3, 2 * h - h % 3 % 2, 2 * w - w % 2, 20, 40, 2});  // of even and odd sizes
+    }
+  for (int size = 10; size <= 33; ++size)
+    cases.push_back({1 + size % 2, size, 1 + size * 7 % 33, 17, 33, 1 + size % 2});
   for (size_t i = 0; i < cases.size(); ++i) {
     const Conv conv(cases[i]);
     for (const Kernels* kernels : isas)
-      for (WinogradTile tile : every_tile())
+      for (WinogradTile tile : every_tile(cases[i].stride))
         check_conv(*kernels, tile, conv, {true, true, true, i % 2 == 0, int(i % 3)});
   }
 }
 
 void test_every_depth(const std::vector<const Kernels*>& isas) {
-  for (int depth : {1, 3, 15, 16, 17, 31, 32, 33, 48, 64, 100})
-    for (const Case& c : {Case{2, 3, 6, depth, 16}, Case{2, 3, 6, 16, depth}}) {
-      const Conv conv(c);
-      for (const Kernels* kernels : isas)
-        for (WinogradTile tile : {WinogradTile{2, 2}, WinogradTile{4, 3}})
-          check_conv(*kernels, tile, conv, {false, true, false, true, 0});
-    }
-  for (const Case& c : {Case{1, 14, 14, 256, 64}, Case{1, 7, 7, 512, 64}, Case{2, 7, 7, 64, 512}}) {
+  std::vector<Case> cases;
+  for (int stride : {1, 2})
+    for (int depth : {1, 3, 15, 16, 17, 31, 32, 33, 48, 64, 100})
+      for (const Case& c : {Case{2, 3, 6, depth, 16, stride}, Case{2, 3, 6, 16, depth, stride}}) cases.push_back(c);
+  for (const Case& c : {Case{1, 14, 14, 256, 64}, Case{1, 7, 7, 512, 64}, Case{2, 7, 7, 64, 512},
+                        Case{1, 28, 28, 256, 64, 2}, Case{1, 14, 14, 512, 64, 2}})
+    cases.push_back(c);
+  for (const Case& c : cases) {
     const Conv conv(c);
     for (const Kernels* kernels : isas)
-      for (WinogradTile tile : {WinogradTile{2, 2}, WinogradTile{4, 3}})
-        check_conv(*kernels, tile, conv, {false, true, false, true, 0});
+      for (WinogradTile tile : c.tiles()) check_conv(*kernels, tile, conv, {false, true, false, true, 0});
   }
 }
 
 void test_every_epilogue(const std::vector<const Kernels*>& isas) {
-  for (const Case& c : {Case{2, 5, 7, 20, 50}, Case{1, 6, 8, 16, 64}}) {
+  for (const Case& c : {Case{2, 5, 7, 20, 50}, Case{1, 6, 8, 16, 64}, Case{2, 7, 10, 20, 50, 2}}) {
     const Conv conv(c);
     for (const Kernels* kernels : isas)
-      for (WinogradTile tile : {WinogradTile{2, 2}, WinogradTile{4, 3}})
+      for (WinogradTile tile : c.tiles())
         for (int bits = 0; bits < 16; ++bits)
           for (int residual_stride = 0; residual_stride <= 2; ++residual_stride) {
             const Parts parts = {bool(bits & 1), bool(bits & 2), bool(bits & 4), bool(bits & 8), residual_stride};
@@ -245,48 +259,63 @@ void test_every_epilogue(const std::vector<const Kernels*>& isas) {
 }
 
 void test_an_image_has_the_same_bits_anywhere_in_a_batch(const std::vector<const Kernels*>& isas) {
-  const Conv batch({3, 7, 6, 33, 40});
-  const Case& c = batch.shape;
-  for (const Kernels* kernels : isas)
-    for (WinogradTile tile : {WinogradTile{2, 2}, WinogradTile{4, 3}}) {
-      const auto packed =
-          pack_winograd(kernels, tile, c.depth_in, c.depth, batch.weights.data(), nullptr, batch.bias.data());
-      const Parts parts = {false, true, true, true, 0};
-      Map none(1, 1, 1, 1), input(c.n, c.h, c.w, c.depth_in);
-      input.fill(batch.image);
-      Results together(c);
-      run_blocks({*kernels, *packed, batch, input, none, parts, together}, 3);
-      for (int image = 0; image < c.n; ++image) {
-        Conv one = batch;
-        one.shape.n = 1;
-        const int64_t pixels = c.h * c.w, floats = pixels * c.depth_in;
-        one.image.assign(batch.image.begin() + image * floats, batch.image.begin() + (image + 1) * floats);
-        Map alone(1, c.h, c.w, c.depth_in);
-        alone.fill(one.image);
-        Results single(one.shape);
-        run_blocks({*kernels, *packed, one, alone, none, parts, single}, 2);
-        bool same = true;
-        for (int64_t pixel = 0; pixel < pixels; ++pixel)
-          for (int k = 0; k < c.depth; ++k)
-            same &= single.out(pixel, k) == together.out(image * pixels + pixel, k) &&
-                    single.preact(pixel, k) == together.preact(image * pixels + pixel, k);
-        CHECK(same, "%s tile %dx%d: image %d", kernels->isa, tile.h, tile.w, image);
+  for (const Case& c : {Case{3, 7, 6, 33, 40}, Case{3, 13, 10, 33, 40, 2}}) {
+    const Conv batch(c);
+    for (const Kernels* kernels : isas)
+      for (WinogradTile tile : c.tiles()) {
+        const auto packed =
+            pack_winograd(kernels, tile, c.depth_in, c.depth, batch.weights.data(), nullptr, batch.bias.data());
+        const Parts parts = {false, true, true, true, 0};
+        Map none(1, 1, 1, 1), input(c.n, c.in_h, c.in_w, c.depth_in);
+        input.fill(batch.image);
+        Results together(c);
+        run_blocks({*kernels, *packed, batch, input, none, parts, together}, 3);
+        for (int image = 0; image < c.n; ++image) {
+          Conv one = batch;
+          one.shape.n = 1;
+          const int64_t floats = int64_t(c.in_h) * c.in_w * c.depth_in, pixels = int64_t(c.h()) * c.w();
+          one.image.assign(batch.image.begin() + image * floats, batch.image.begin() + (image + 1) * floats);
+          Map alone(1, c.in_h, c.in_w, c.depth_in);
+          alone.fill(one.image);
+          Results single(one.shape);
+          run_blocks({*kernels, *packed, one, alone, none, parts, single}, 2);
+          bool same = true;
+          for (int64_t pixel = 0; pixel < pixels; ++pixel)
+            for (int k = 0; k < c.depth; ++k)
+              same &= single.out(pixel, k) == together.out(image * pixels + pixel, k) &&
+                      single.preact(pixel, k) == together.preact(image * pixels + pixel, k);
+          CHECK(same, "%s tile %dx%d stride %d: image %d", kernels->isa, tile.h, tile.w, c.stride, image);
+        }
       }
-    }
+  }
 }
 
 void test_nan_passes(const std::vector<const Kernels*>& isas) {
-  for (const Kernels* kernels : isas) {
-    Conv conv({1, 2, 12, 3, 20});
-    conv.image[0] = std::nanf("");
-    const auto packed = pack_winograd(kernels, {4, 4}, 3, 20, conv.weights.data(), nullptr, conv.bias.data());
-    Map none(1, 1, 1, 1), input(1, 2, 12, 3);
-    input.fill(conv.image);
-    Results results(conv.shape);
-    run_blocks({*kernels, *packed, conv, input, none, {true, true, true, true, 0}, results}, 1);
-    for (const Map* map : {&results.linear, &results.out, &results.preact})
-      for (int k = 0; k < 20; ++k)
-        CHECK(std::isnan((*map)(0, k)) && !std::isnan((*map)(11, k)), "%s channel %d", kernels->isa, k);
+  for (const Kernels* kernels : isas)
+    for (int stride : {1, 2}) {
+      Conv conv({1, 2, 12 * stride, 3, 20, stride});
+      conv.image[0] = std::nanf("");
+      const auto packed = pack_winograd(kernels, {4, 4, stride}, 3, 20, conv.weights.data(), nullptr, conv.bias.data());
+      Map none(1, 1, 1, 1), input(1, 2, 12 * stride, 3);
+      input.fill(conv.image);
+      Results results(conv.shape);
+      run_blocks({*kernels, *packed, conv, input, none, {true, true, true, true, 0}, results}, 1);
+      for (const Map* map : {&results.linear, &results.out, &results.preact})
+        for (int k = 0; k < 20; ++k)
+          CHECK(std::isnan((*map)(0, k)) && !std::isnan((*map)(11, k)), "%s channel %d", kernels->isa, k);
+    }
+}
+
+void test_other_tiles_are_refused(const std::vector<const Kernels*>& isas) {
+  const Conv conv({1, 4, 4, 3, 20});
+  for (WinogradTile tile : {WinogradTile{0, 2}, WinogradTile{2, 5}, WinogradTile{2, 2, 0}, WinogradTile{2, 2, 3}}) {
+    bool refused = false;
+    try {
+      pack_winograd(isas[0], tile, 3, 20, conv.weights.data(), nullptr, conv.bias.data());
+    } catch (const std::invalid_argument&) {
+      refused = true;
+    }
+    CHECK(refused, "tile %dx%d stride %d", tile.h, tile.w, tile.stride);
   }
 }
 
@@ -301,5 +330,6 @@ int main() {
   test_every_epilogue(isas);
   test_an_image_has_the_same_bits_anywhere_in_a_batch(isas);
   test_nan_passes(isas);
+  test_other_tiles_are_refused(isas);
   return report();
 }
