@@ -139,8 +139,14 @@ static void conv_tile(const ConvArgs& a, const float* const* rows, const float* 
     }
     if (e.residual) {
       const int64_t at = plane * e.residual_plane + lane;
+      if (kRows == Rows::kContiguous && e.residual_stride == 1) {
+        const float* const shortcut = e.residual + at + pixel * kLanes;
 #pragma GCC unroll 16
-      for (int i = 0; i < kMr; ++i) acc[i][j] = V::add(acc[i][j], V::load(residual[i] + at));
+        for (int i = 0; i < kMr; ++i) acc[i][j] = V::add(acc[i][j], V::load(shortcut + i * kLanes));
+      } else {
+#pragma GCC unroll 16
+        for (int i = 0; i < kMr; ++i) acc[i][j] = V::add(acc[i][j], V::load(residual[i] + at));
+      }
     }
     const typename V::Vec zero = V::set1(0.0f);
     if (e.relu) {
