@@ -11,16 +11,33 @@ from hypothesis import strategies as st
 from test_cli import run
 from test_model import THREADS, TOLERANCE, each_isa, images_of, networks, same_bits
 
-from resforward import NETWORKS, Model, Network, build, load, plan, resnet_v2
-from resforward.network import Block, Conv, bottleneck
+from resforward import NETWORKS, Block, Model, Network, _core, basic, bottleneck, build, load, plan, resnet_v2
+from resforward.families import TORCH_V1
+from resforward.network import Conv
 from resforward.plan import Tile, lay_out, winograd_tile
 from resforward.reference import forward
+from resforward.resnet import resnet
 
-# Wide enough for Winograd, and maps of 19 x 26, 10 x 13 and so on: every kind of remainder.
+# Wide enough for Winograd, and maps of 19 x 26, 10 x 13, 5 x 7 and so on: every kind of remainder, and strided
+# convolutions of even and of odd maps, in tiles of both sizes.
 WIDE = resnet_v2(
     (Block("block1", bottleneck, [(64, 32, 1), (64, 48, 2)]), Block("block2", bottleneck, [(64, 40, 1)])), 9
 )
+BASIC = resnet(
+    TORCH_V1,
+    [Block("block1", basic, [(32, 32, 1)] * 2)]
+    + [Block(f"block{i}", basic, [(depth, depth, 2), (depth, depth, 1)]) for i, depth in ((2, 40), (3, 64), (4, 72))],
+    9,
+)
+TORCH = resnet(
+    TORCH_V1,
+    [Block("block1", bottleneck, [(96, 24, 1)]), *(Block(f"block{i}", bottleneck, [(96, 33, 2)]) for i in (2, 3))],
+    9,
+)
 SIZE = (75, 101)
+STRIDED = {"slim v2": (WIDE, [(4, 4)]), "basic": (BASIC, [(4, 4), (2, 2)]), "torch v1.5": (TORCH, [(4, 4), (2, 2)])}
+
+each_network = pytest.mark.parametrize("network", [network for network, _ in STRIDED.values()], ids=list(STRIDED))
 
 
 def tiles(network: Network, batch: int, height: int, width: int) -> dict[str, Tile]:
@@ -38,18 +55,40 @@ def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "winograd_tile", tile)
 
 
+@pytest.mark.parametrize("name", STRIDED)
+def test_a_strided_convolution_has_tiles_of_its_own(name: str) -> None:
+    network, expected = STRIDED[name]
+    layout = lay_out(network, 2, *SIZE, ["logits"])
+    assert [step.tile for step in layout.steps if step.tile and step.conv and step.conv.stride == 2] == expected
+
+
 @each_isa
-def test_both_methods_agree(isa: str) -> None:
-    images = images_of(WIDE, 2, *SIZE)
-    model = build(WIDE, isa=isa)
+@each_network
+def test_both_methods_agree(network: Network, isa: str) -> None:
+    images = images_of(network, 2, *SIZE)
+    model = build(network, isa=isa)
     found = model.forward(images)
-    direct = Model(WIDE, model.weights, isa=isa, winograd=False).forward(images)
-    assert tiles(WIDE, 2, *SIZE), "the network has no convolution for it"
+    direct = Model(network, model.weights, isa=isa, winograd=False).forward(images)
+    _, exact = forward(network, model.weights, images, np.float64)
     different = False
     for name, tensor in found.items():
-        assert np.abs(tensor - direct[name]).max() <= TOLERANCE * np.abs(direct[name]).max(), name
+        size = np.abs(exact[name]).max()
+        for other in (direct[name], exact[name]):
+            assert np.abs(tensor - other).max() <= TOLERANCE * size, name
         different |= tensor.tobytes() != direct[name].tobytes()
     assert different
+
+
+@pytest.mark.parametrize("size", [(33, 47), (35, 35), (64, 61), (65, 96), (97, 33)])
+@pytest.mark.parametrize("name", ["basic", "torch v1.5"])
+def test_strided_convolutions_of_any_size_are_the_reference(everywhere: None, name: str, size: tuple[int, int]) -> None:
+    """In tiles of many sizes, on odd and even maps down to 2 x 2."""
+    network, _ = STRIDED[name]
+    random, images = build(network), images_of(network, 2, *size)
+    found = random.forward(images)
+    _, exact = forward(network, random.weights, images, np.float64)
+    for key, tensor in found.items():
+        assert np.abs(tensor - exact[key]).max() <= TOLERANCE * np.abs(exact[key]).max(), key
 
 
 @given(
@@ -70,12 +109,13 @@ def test_any_network_is_the_reference(
 
 
 @each_isa
-def test_an_image_has_the_same_bits_in_any_batch_on_any_number_of_threads(isa: str) -> None:
-    images = images_of(WIDE, 3, *SIZE)
-    weights = build(WIDE).weights
-    alone = [Model(WIDE, weights, isa=isa, threads=1).forward(images[i : i + 1]) for i in range(3)]
+@each_network
+def test_an_image_has_the_same_bits_in_any_batch_on_any_number_of_threads(network: Network, isa: str) -> None:
+    images = images_of(network, 3, *SIZE)
+    weights = build(network).weights
+    alone = [Model(network, weights, isa=isa, threads=1).forward(images[i : i + 1]) for i in range(3)]
     for threads in (1, 2, 5):
-        together = Model(WIDE, weights, isa=isa, threads=threads).forward(images)
+        together = Model(network, weights, isa=isa, threads=threads).forward(images)
         for i in range(3):
             assert same_bits({name: tensor[i : i + 1] for name, tensor in together.items()}, alone[i]), (threads, i)
 
@@ -94,6 +134,13 @@ def test_the_rule_knows_nothing_but_the_shape() -> None:
         Conv("shallow", 3, 15, 256), Conv("narrow", 3, 256, 15),
     ):  # fmt: skip
         assert winograd_tile(row, 56, 56) is None, row.name
+
+
+@pytest.mark.parametrize("stride", [-1, 0, 3])
+def test_no_other_stride_has_tiles(stride: int) -> None:
+    weights, bias = np.zeros((3, 3, 16, 16), np.float32), np.zeros(16)
+    with pytest.raises(ValueError, match="no Winograd tile"):
+        _core.PackedWinograd("portable", weights, None, bias, (2, 2), stride=stride)
 
 
 def test_a_model_remembers_how_it_computes() -> None:

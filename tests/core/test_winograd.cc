@@ -15,9 +15,9 @@ namespace resforward {
 namespace {
 
 // Of the largest output, for sums over so many channels. Roundings of a sum wander like the root of its length,
-// whatever the method; tiles of four add about as much again on the way into points and back. Measured: at most two
-// thirds of this.
-double budget(int depth_in) { return FLT_EPSILON * (8 + std::sqrt(9.0 * depth_in) / 2); }
+// whatever the method; tiles of four add about as much again on the way into points and back. Measured with 13 seeds:
+// at most 84 % of this, of stride 2 at most 55 %.
+double budget(int depth_in) { return FLT_EPSILON * (12 + 0.75 * std::sqrt(9.0 * depth_in)); }
 
 std::vector<WinogradTile> every_tile(int stride) {
   std::vector<WinogradTile> tiles;
@@ -31,7 +31,7 @@ struct Case {
 
   int h() const { return (in_h + stride - 1) / stride; }  // of the output
   int w() const { return (in_w + stride - 1) / stride; }
-  std::vector<WinogradTile> tiles() const { return {{2, 2, stride}, {4, 3, stride}}; }
+  std::vector<WinogradTile> tiles() const { return {{2, 2, stride}, {4, 3, stride}, {4, 4, stride}}; }
 };
 
 struct Parts {
@@ -218,10 +218,11 @@ void test_every_remainder(const std::vector<const Kernels*>& isas) {
   for (int h = 1; h <= 9; ++h)
     for (int w = 1; w <= 9; ++w) {
       cases.push_back({1 + (h + w) % 3, h, w, 20, 40});
-      cases.push_back({1 + (h + w) % 3, 2 * h - h % 3 % 2, 2 * w - w % 2, 20, 40, 2});  // of even and odd sizes
+      // Odd and even inputs: both for every h beside some w, and for every w.
+      cases.push_back({1 + (h + w) % 2, 2 * h - ((h + w) % 3 == 1), 2 * w - ((h + 2 * w) % 3 == 1), 20, 40, 2});
     }
-  for (int size = 10; size <= 33; ++size)
-    cases.push_back({1 + size % 2, size, 1 + size * 7 % 33, 17, 33, 1 + size % 2});
+  for (int size = 10; size <= 33; ++size) cases.push_back({1 + size % 2, size, 1 + size * 7 % 33, 17, 33});
+  for (int size = 19; size <= 40; ++size) cases.push_back({1, size, 1 + size * 7 % 40, 17, 33, 2});
   for (size_t i = 0; i < cases.size(); ++i) {
     const Conv conv(cases[i]);
     for (const Kernels* kernels : isas)
