@@ -63,8 +63,15 @@ def test_any_wide_network_is_the_reference_and_wanting_less_changes_no_bit(
 
 
 @pytest.mark.parametrize("make", [resnet_v1, resnet_v2])
-@pytest.mark.parametrize("size", [(1, 1), (4, 4), (9, 9), (14, 14), (13, 11), (17, 18)])
-def test_each_size_of_winograd_s_tiles_is_the_reference(make: Any, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("size", "stride"),
+    [
+        ((1, 1), 1), ((4, 4), 1), ((9, 9), 1), ((14, 14), 1), ((13, 11), 1), ((17, 18), 1),
+        ((7, 8), 2), ((13, 14), 2), ((19, 20), 2), ((28, 27), 2),
+    ],
+)  # fmt: skip
+def test_each_size_of_winograd_s_tiles_is_the_reference(make: Any, size: tuple[int, int], stride: int) -> None:
     """Deep sums, where rounding has most room: the depths of resnet_50's third block, for the published errors."""
-    network = make([Block("block1", bottleneck, [(512, 256, 1)] * 2)], 33, include_root_block=False, input_channels=64)
+    block = Block("block1", bottleneck, [(512, 256, stride), (512, 256, 1)])
+    network = make([block], 33, include_root_block=False, input_channels=64)
     check_against_reference(build(network), images_of(network, 2, *size))
