@@ -40,10 +40,10 @@ static inline __attribute__((always_inline)) void multiply(typename V::Vec (&acc
   }
 }
 
-// What is brought into the caches while one tile is computed, since the hardware alone does not look far enough ahead:
-// a part of the next tile's weights, which come from memory, and what the epilogue of the next pixels reads.
 constexpr int kPixelTilesAhead = 3;  // one is too late for what comes from L3 while 64 channels are summed
 
+// What is brought into the caches while one tile is computed, since the hardware alone does not look far enough ahead:
+// a part of the next tile's weights, which come from memory, and what the epilogue of the next pixels reads.
 struct Ahead {
   const float* weights;  // for the first plane and tap
   int lines;             // cache lines for each plane and tap

@@ -1,9 +1,10 @@
-// What the tests of kernels share: random values, feature maps between canaries, exact comparison.
+// What the tests of kernels share: random values, feature maps between canaries, exact comparison, refusals.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 #include <random>
+#include <stdexcept>
 #include <vector>
 
 #include "isa.h"
@@ -41,6 +42,17 @@ inline std::vector<const Kernels*> supported_kernels() {
   for (const Isa& isa : compiled_isas())
     if (isa.supported) kernels.push_back(isa.kernels);
   return kernels;
+}
+
+// Whether it is refused as an argument.
+template <class Work>
+bool throws(Work work) {
+  try {
+    work();
+  } catch (const std::invalid_argument&) {
+    return true;
+  }
+  return false;
 }
 
 // A feature map with canaries before, behind and between its planes.

@@ -402,16 +402,6 @@ void test_a_winograd_sum_may_take_the_place_of_its_shortcut(const Kernels* kerne
     }
 }
 
-template <class Work>
-bool throws(Work work) {
-  try {
-    work();
-  } catch (const std::invalid_argument&) {
-    return true;
-  }
-  return false;
-}
-
 void test_what_cannot_follow_is_refused(const Kernels* kernels) {
   const Tensor map{0, 1, 9, 9, 16}, half{4096, 1, 5, 5, 16}, large{8192, 1, 9, 10, 16}, deep{12288, 1, 9, 9, 32};
   const auto conv = [kernels](int kernel) {

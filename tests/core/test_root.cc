@@ -198,16 +198,6 @@ void test_a_plan_has_the_same_bits_on_any_number_of_threads_and_in_any_batch(con
   }
 }
 
-template <class Work>
-bool throws(Work work) {
-  try {
-    work();
-  } catch (const std::invalid_argument&) {
-    return true;
-  }
-  return false;
-}
-
 void test_what_cannot_be_pooled_at_once_is_refused(const Kernels* kernels) {
   const Tensor image{0, 1, 9, 9, 16}, slot{-1, 1, 9, 9, 16, 0}, next{4096, 1, 5, 5, 16};
   const Floats weights = random_floats(16 * 16);
