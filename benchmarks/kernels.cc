@@ -82,8 +82,9 @@ int main(int argc, char** argv) {
     const int64_t pixel_bytes = (layer.depth_in * layer.stride * layer.stride + 3 * layer.depth) * sizeof(float);
     const int all_tiles = (layer.depth + kernels->tile_width - 1) / kernels->tile_width;
     const int tiles = int(std::clamp<int64_t>(kCacheBytes / 2 / tile_bytes, 1, all_tiles));
-    const int64_t tile_pixels = kCacheBytes / 2 / pixel_bytes / kernels->tile_rows * kernels->tile_rows;
-    const int64_t pixels = std::min(std::max<int64_t>(tile_pixels, kernels->tile_rows), out.pixels());
+    const ConvKernel& kernel = layer.kernel == 1 ? kernels->pointwise : kernels->conv;
+    const int64_t tile_pixels = kCacheBytes / 2 / pixel_bytes / kernel.tile_rows * kernel.tile_rows;
+    const int64_t pixels = std::min(std::max<int64_t>(tile_pixels, kernel.tile_rows), out.pixels());
 
     const Buffer input = random_buffer(in.floats()), weights = random_buffer(all_tiles * tile_bytes / sizeof(float)),
                  per_channel = random_buffer(all_tiles * kernels->tile_width), residual = random_buffer(out.floats()),
@@ -101,7 +102,7 @@ int main(int argc, char** argv) {
       a.epilogue.residual_h = a.epilogue.residual_w = out_size;
       a.epilogue.scale = a.epilogue.shift = per_channel.data(), a.epilogue.preact = preact.data();
     }
-    const std::unique_ptr<char[]> scratch(new char[kernels->conv_scratch(a, pixels)]);
+    const std::unique_ptr<char[]> scratch(new char[kernel.scratch(a, pixels)]);
     const double flops = 2.0 * double(pixels) * double(products) * std::min(tiles * kernels->tile_width, layer.depth);
     const int repeats = std::max(1, int(kSliceFlops / flops));
     std::vector<double> shares;
@@ -110,7 +111,7 @@ int main(int argc, char** argv) {
       const double peak_flops = kernels->fma_loop(300000);
       const double peak = peak_flops / seconds_since(start);
       start = Clock::now();
-      for (int i = 0; i < repeats; ++i) kernels->conv(a, 0, pixels, 0, tiles, scratch.get());
+      for (int i = 0; i < repeats; ++i) kernel.run(a, 0, pixels, 0, tiles, scratch.get());
       const double rate = flops * repeats / seconds_since(start);
       peaks.push_back(peak);
       shares.push_back(rate / peak);

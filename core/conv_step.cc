@@ -69,7 +69,7 @@ ConvLink& ConvStep::alone() {
 void ConvStep::split() {
   const PackedConv& conv = *links_[0].conv;
   const ConvArgs& shape = links_[0].shape;
-  const int rows = conv.kernels->tile_rows;
+  const int rows = conv.kernel().tile_rows;
   const bool chain = links_.size() > 1;
   // A 1x1 convolution with a stride leaves out what it does not read.
   const int area = shape.taps_h == 1 ? 1 : shape.stride * shape.stride;
@@ -100,7 +100,7 @@ int64_t ConvStep::slot_floats(int before) const {
 // Slots first, then the kernel's own.
 size_t ConvStep::scratch() const {
   size_t kernel = 0;
-  for (const ConvLink& link : links_) kernel = std::max(kernel, link.conv->kernels->conv_scratch(link.shape, block_));
+  for (const ConvLink& link : links_) kernel = std::max(kernel, link.conv->kernel().scratch(link.shape, block_));
   return slot_floats(int(slots_.size())) * sizeof(float) + kernel;
 }
 
@@ -138,8 +138,8 @@ void ConvStep::run(Run& run, int64_t item, void* scratch) const {
     const bool whole = links_.size() > 1;
     const int tile = whole ? 0 : int(item % splits) * tiles_;
     const bool first = &link == &links_[0];  // its own output pixels are counted, of the others those that they read
-    conv.kernels->conv(a, first ? begin : pixels_before(a, begin), first ? end : pixels_before(a, end), tile,
-                       whole ? conv.tiles() : std::min(tile + tiles_, conv.tiles()), kernel_scratch);
+    conv.kernel().run(a, first ? begin : pixels_before(a, begin), first ? end : pixels_before(a, end), tile,
+                      whole ? conv.tiles() : std::min(tile + tiles_, conv.tiles()), kernel_scratch);
   }
 }
 

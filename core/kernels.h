@@ -126,13 +126,17 @@ struct LoadArgs {
   Epilogue epilogue;  // out and preact, planes
 };
 
+struct ConvKernel {
+  int tile_rows;                                       // pixels of one tile
+  size_t (*scratch)(const ConvArgs&, int64_t pixels);  // bytes that `run` needs for a range of so many pixels
+  // Output pixels [begin, end) of output tiles [tile_begin, tile_end).
+  void (*run)(const ConvArgs&, int64_t begin, int64_t end, int tile_begin, int tile_end, void* scratch);
+};
+
 struct Kernels {
   const char* isa;
-  int tile_rows;                                            // pixels of one tile
-  int tile_width;                                           // output channels of one tile
-  size_t (*conv_scratch)(const ConvArgs&, int64_t pixels);  // bytes that conv needs for a range of so many pixels
-  // Output pixels [begin, end) of output tiles [tile_begin, tile_end).
-  void (*conv)(const ConvArgs&, int64_t begin, int64_t end, int tile_begin, int tile_end, void* scratch);
+  int tile_width;              // output channels of one tile
+  ConvKernel conv, pointwise;  // any convolution; 1x1 on blocked input, of any stride
   // The three parts of a Winograd convolution, for ranges of the block's tiles, of planes, points and output tiles.
   // Points with y in [y_begin, y_end).
   void (*winograd_in)(const WinogradArgs&, int64_t begin, int64_t end, int plane_begin, int plane_end, int y_begin,
@@ -151,6 +155,11 @@ struct Kernels {
   void (*store)(const float* in, int64_t plane, int c, int64_t begin, int64_t end, float* out);
   void (*softmax)(const float* in, int c, float* out);  // one pixel
   double (*fma_loop)(int64_t iterations);               // returns floating point operations done
+};
+
+// What AMX has of its own; everything else is AVX-512's.
+struct AmxKernels {
+  ConvKernel pointwise;
 };
 
 }  // namespace resforward

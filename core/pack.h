@@ -17,6 +17,10 @@ struct PackedConv {
   bool interleaved;  // reads NHWC rows with a margin (the root block) instead of planes
   Buffer weights, bias;
 
+  const ConvKernel& kernel() const {
+    return kernel_h * kernel_w == 1 && !interleaved ? kernels->pointwise : kernels->conv;
+  }
+
   int taps_h() const { return kernel_h; }
   int taps_w() const { return interleaved ? 1 : kernel_w; }
   int lanes() const { return interleaved ? kernel_w * depth_in : kLanes; }

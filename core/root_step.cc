@@ -37,8 +37,8 @@ int64_t RootStep::items() const { return pool_.shape().n * ceil_div(pool_.shape(
 
 // The map first, then the kernel's own.
 size_t RootStep::scratch() const {
-  const Kernels& kernels = *conv_.conv->kernels;
-  return plane() * pool_.planes() * sizeof(float) + kernels.conv_scratch(conv_.shape, kTilesAtOnce * kernels.tile_rows);
+  const ConvKernel& kernel = conv_.conv->kernel();
+  return plane() * pool_.planes() * sizeof(float) + kernel.scratch(conv_.shape, kTilesAtOnce * kernel.tile_rows);
 }
 
 void RootStep::run(Run& run, int64_t item, void* scratch) const {
@@ -49,14 +49,14 @@ void RootStep::run(Run& run, int64_t item, void* scratch) const {
   const int64_t top = std::max<int64_t>(first * p.stride - p.pad_y, 0);
   const int64_t bottom = std::min<int64_t>(last * p.stride - p.pad_y + p.kernel, p.in_h);
   const int64_t begin = (n * p.in_h + top) * p.in_w, end = (n * p.in_h + bottom) * p.in_w;
-  const Kernels& kernels = *conv_.conv->kernels;
+  const ConvKernel& kernel = conv_.conv->kernel();
   float* const map = static_cast<float*>(scratch);
   float* const origin = map - begin * kLanes;  // where pixel 0 would lie
   ConvArgs a = conv_.at(run);
   a.epilogue.out = origin, a.epilogue.plane = plane();
-  const int64_t block = kTilesAtOnce * kernels.tile_rows;
+  const int64_t block = kTilesAtOnce * kernel.tile_rows;
   for (int64_t pixel = begin; pixel < end; pixel += block)
-    kernels.conv(a, pixel, std::min(pixel + block, end), 0, conv_.conv->tiles(), map + plane() * pool_.planes());
+    kernel.run(a, pixel, std::min(pixel + block, end), 0, conv_.conv->tiles(), map + plane() * pool_.planes());
   pool_.pool(run, origin, plane(), n * p.out_h + first, n * p.out_h + last + 1);
 }
 

@@ -187,20 +187,19 @@ static double fma_loop(int64_t iterations) {
   return 2.0 * V::kWidth * kChains * double(iterations);
 }
 
-#define RESFORWARD_TABLE(name) \
-  {name,                       \
-   V::kRows,                   \
-   V::kVectors * V::kWidth,    \
-   conv_scratch,               \
-   conv,                       \
-   winograd_in,                \
-   winograd_multiply,          \
-   winograd_out,               \
-   max_pool,                   \
-   avg_pool,                   \
-   group_norm,                 \
-   mean,                       \
-   load,                       \
-   store,                      \
-   softmax,                    \
+#define RESFORWARD_TABLE(name)     \
+  {name,                           \
+   V::kVectors * V::kWidth,        \
+   {V::kRows, conv_scratch, conv}, \
+   {V::kRows, conv_scratch, conv}, \
+   winograd_in,                    \
+   winograd_multiply,              \
+   winograd_out,                   \
+   max_pool,                       \
+   avg_pool,                       \
+   group_norm,                     \
+   mean,                           \
+   load,                           \
+   store,                          \
+   softmax,                        \
    fma_loop}

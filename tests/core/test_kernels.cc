@@ -132,13 +132,13 @@ ConvArgs make_args(const Conv& conv, const PackedConv& packed, Input& input, Map
   return a;
 }
 
-void run_range(const Kernels& kernels, const ConvArgs& a, int64_t begin, int64_t end, int tile_begin, int tile_end) {
-  std::vector<uint64_t> scratch((kernels.conv_scratch(a, end - begin) + 7) / 8);
-  kernels.conv(a, begin, end, tile_begin, tile_end, scratch.data());
+void run_range(const ConvKernel& kernel, const ConvArgs& a, int64_t begin, int64_t end, int tile_begin, int tile_end) {
+  std::vector<uint64_t> scratch((kernel.scratch(a, end - begin) + 7) / 8);
+  kernel.run(a, begin, end, tile_begin, tile_end, scratch.data());
 }
 
 // The whole in pieces, cut at random in both directions, in any order.
-void run_pieces(const Kernels& kernels, const ConvArgs& a, int64_t pixels, int tiles) {
+void run_pieces(const ConvKernel& kernel, const ConvArgs& a, int64_t pixels, int tiles) {
   std::vector<int64_t> cuts = {0, pixels};
   std::vector<int> tile_cuts = {0, tiles};
   for (int i = random_int(1, 3); i > 0; --i) cuts.push_back(random_int(0, int(pixels)));
@@ -148,7 +148,7 @@ void run_pieces(const Kernels& kernels, const ConvArgs& a, int64_t pixels, int t
   for (size_t i = 0; i + 1 < cuts.size(); ++i)
     for (size_t j = 0; j + 1 < tile_cuts.size(); ++j) pieces.push_back({i, j});
   std::shuffle(pieces.begin(), pieces.end(), rng);
-  for (auto [i, j] : pieces) run_range(kernels, a, cuts[i], cuts[i + 1], tile_cuts[j], tile_cuts[j + 1]);
+  for (auto [i, j] : pieces) run_range(kernel, a, cuts[i], cuts[i + 1], tile_cuts[j], tile_cuts[j + 1]);
 }
 
 void check_conv(const Kernels& kernels, const Conv& conv, const Parts& parts) {
@@ -169,7 +169,7 @@ void check_conv(const Kernels& kernels, const Conv& conv, const Parts& parts) {
 
   Results whole(c);
   const int64_t pixels = whole.out.shape.pixels();
-  run_range(kernels, make_args(conv, *packed, input, residual, parts, whole), 0, pixels, 0, packed->tiles());
+  run_range(packed->kernel(), make_args(conv, *packed, input, residual, parts, whole), 0, pixels, 0, packed->tiles());
 
   double worst = 0;  // difference over what is allowed
   for (int64_t pixel = 0; pixel < pixels; ++pixel)
@@ -201,7 +201,7 @@ void check_conv(const Kernels& kernels, const Conv& conv, const Parts& parts) {
   CHECK(same_bits(input.planes.memory, untouched.planes.memory) && same_bits(input.rows, untouched.rows), "%s", name);
 
   Results pieces(c);
-  run_pieces(kernels, make_args(conv, *packed, input, residual, parts, pieces), pixels, packed->tiles());
+  run_pieces(packed->kernel(), make_args(conv, *packed, input, residual, parts, pieces), pixels, packed->tiles());
   CHECK(same_bits(pieces.linear.memory, whole.linear.memory), "%s: bits depend on how the work is split", name);
   CHECK(same_bits(pieces.out.memory, whole.out.memory), "%s: bits depend on how the work is split", name);
   CHECK(same_bits(pieces.preact.memory, whole.preact.memory), "%s: bits depend on how the work is split", name);
@@ -245,7 +245,8 @@ void test_an_image_has_the_same_bits_anywhere_in_a_batch(const std::vector<const
       Input input(batch);
       Results together(c);
       const int64_t pixels = together.out.shape.pixels() / c.n;
-      run_range(*kernels, make_args(batch, *packed, input, none, parts, together), 0, pixels * c.n, 0, packed->tiles());
+      run_range(packed->kernel(), make_args(batch, *packed, input, none, parts, together), 0, pixels * c.n, 0,
+                packed->tiles());
       for (int image = 0; image < c.n; ++image) {
         Conv one = batch;
         one.shape.n = 1;
@@ -253,7 +254,7 @@ void test_an_image_has_the_same_bits_anywhere_in_a_batch(const std::vector<const
         one.image.assign(batch.image.begin() + image * floats, batch.image.begin() + (image + 1) * floats);
         Input alone(one);
         Results single(one.shape);
-        run_range(*kernels, make_args(one, *packed, alone, none, parts, single), 0, pixels, 0, packed->tiles());
+        run_range(packed->kernel(), make_args(one, *packed, alone, none, parts, single), 0, pixels, 0, packed->tiles());
         bool same = true;
         for (int64_t pixel = 0; pixel < pixels; ++pixel)
           for (int k = 0; k < c.depth; ++k)
@@ -275,7 +276,7 @@ void test_nan_passes_every_epilogue(const std::vector<const Kernels*>& isas) {
       Input input(conv);
       Map none(1, 1, 1, 1);
       Results results(c);
-      run_range(*kernels, make_args(conv, *packed, input, none, {true, true, true, true, 0}, results), 0, 16, 0,
+      run_range(packed->kernel(), make_args(conv, *packed, input, none, {true, true, true, true, 0}, results), 0, 16, 0,
                 packed->tiles());
       for (const Map* map : {&results.linear, &results.out, &results.preact})
         for (int k = 0; k < c.depth; ++k)
