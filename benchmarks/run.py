@@ -91,6 +91,7 @@ def _runs() -> dict[str, Speed | FirstAnswer]:
         table[f"{network}/avx2/batch8"] = Speed(
             network, 8, images // 8, 11, ("openvino",), isa="avx2", environment=AVX2
         )
+        table[f"{network}/avx512/batch8"] = Speed(network, 8, images // 8, 11, ("onnxruntime",), isa="avx512")
         table[f"{network}/first_answer"] = FirstAnswer(network, 11)
     for batch in (1, 2, 4, 8, 16, 32, 64):
         network = "resnet_v2_50"

@@ -142,7 +142,7 @@ class Measurement:
 
     @property
     def share(self) -> float:
-        """Of the peak; Winograd's fewer multiplications may take it above what a direct convolution could reach."""
+        """Of the peak; Winograd's fewer multiplications and AMX may take it above what float32 alone could reach."""
         return self.gflops / self.peak
 
     def as_dict(self) -> dict[str, Any]:

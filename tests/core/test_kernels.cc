@@ -234,8 +234,9 @@ void test_every_epilogue_equals_plain_loops(const std::vector<const Kernels*>& i
 
 // The bits of an image do not depend on those beside it.
 void test_an_image_has_the_same_bits_anywhere_in_a_batch(const std::vector<const Kernels*>& isas) {
-  for (ConvCase c : {ConvCase{1, 1, 1, 3, 3, 5, 33, 40}, ConvCase{3, 1, 1, 3, 3, 5, 33, 40},
-                     ConvCase{3, 2, 1, 3, 5, 3, 33, 40}, ConvCase{7, 2, 1, 3, 5, 3, 3, 40, true}}) {
+  for (ConvCase c :
+       {ConvCase{1, 1, 1, 3, 3, 5, 33, 40}, ConvCase{1, 1, 1, 5, 1, 1, 33, 40}, ConvCase{3, 1, 1, 3, 3, 5, 33, 40},
+        ConvCase{3, 2, 1, 3, 5, 3, 33, 40}, ConvCase{7, 2, 1, 3, 5, 3, 3, 40, true}}) {
     const Conv batch(c);
     for (const Kernels* kernels : isas) {
       const auto packed = pack_conv(kernels, c.kernel, c.kernel, c.depth_in, c.depth, c.interleaved,
@@ -264,6 +265,63 @@ void test_an_image_has_the_same_bits_anywhere_in_a_batch(const std::vector<const
       }
     }
   }
+}
+
+// Root of the mean squared error of a 1x1 convolution by one of the kernels that can compute it.
+double error_of(const Kernels& kernels, const ConvKernel& kernel, const Conv& conv) {
+  const ConvCase& c = conv.shape;
+  const auto packed =
+      pack_conv(&kernels, 1, 1, c.depth_in, c.depth, false, conv.weights.data(), conv.scale.data(), conv.bias.data());
+  Input input(conv);
+  Map none(1, 1, 1, 1);
+  Results results(c);
+  const int64_t pixels = results.out.shape.pixels();
+  run_range(kernel, make_args(conv, *packed, input, none, {false, true, false, false, 0}, results), 0, pixels, 0,
+            packed->tiles());
+  double squares = 0;
+  for (int64_t pixel = 0; pixel < pixels; ++pixel)
+    for (int k = 0; k < c.depth; ++k) {
+      const double error = results.out(pixel, k) - (conv.sum[pixel * c.depth + k] + conv.bias[k]);
+      squares += error * error;
+    }
+  return std::sqrt(squares / double(pixels * c.depth));
+}
+
+// Products of bfloat16 parts are there for speed and may cost no accuracy. Their error is the smaller one, since tiles
+// sum in several strands; a part left out by mistake would make it a hundred times as large.
+void test_products_of_parts_are_as_exact_as_float32(const std::vector<const Kernels*>& isas) {
+  for (int depth_in : {64, 256, 1000, 2048}) {
+    const Conv conv(ConvCase{1, 1, 1, 1, 9, 11, depth_in, 64});
+    for (const Kernels* kernels : isas) {
+      if (kernels->pointwise.run == kernels->conv.run) continue;
+      const double parts = error_of(*kernels, kernels->pointwise, conv);
+      const double direct = error_of(*kernels, kernels->conv, conv);
+      CHECK(parts < direct, "%s, %d channels: error %g, and %g without parts", kernels->isa, depth_in, parts, direct);
+    }
+  }
+}
+
+// Any number of slices of input channels, of pixel tiles, of output tiles: every path by which work is handed on.
+void test_every_count_of_turns_equals_plain_loops(const std::vector<const Kernels*>& isas) {
+  for (int depth_in : {16, 128, 144, 300})
+    for (int pixels : {4, 16, 17, 33, 97})
+      for (int depth : {16, 32, 40, 96}) {
+        const Conv conv(ConvCase{1, 1, 1, 1, 1, pixels, depth_in, depth});
+        for (const Kernels* kernels : isas) check_conv(*kernels, conv, {true, true, true, true, 1});
+      }
+}
+
+// float32 has no more exponents than bfloat16: parts of what is near the ends of its range.
+void test_large_and_small_values_keep_their_digits(const std::vector<const Kernels*>& isas) {
+  for (float size : {1e30f, 1e-25f})
+    for (const Kernels* kernels : isas) {
+      Conv conv(ConvCase{1, 1, 1, 1, 4, 4, 40, 20});
+      for (float& value : conv.image) value *= size;
+      for (double& value : conv.sum) value *= size;
+      for (double& value : conv.squares) value *= double(size) * size;
+      for (double& value : conv.bias) value = 0;
+      check_conv(*kernels, conv, {true, false, false, false, 0});
+    }
 }
 
 void test_nan_passes_every_epilogue(const std::vector<const Kernels*>& isas) {
@@ -544,6 +602,9 @@ int main() {
   test_every_shape_equals_plain_loops(isas);
   test_every_epilogue_equals_plain_loops(isas);
   test_an_image_has_the_same_bits_anywhere_in_a_batch(isas);
+  test_products_of_parts_are_as_exact_as_float32(isas);
+  test_every_count_of_turns_equals_plain_loops(isas);
+  test_large_and_small_values_keep_their_digits(isas);
   test_nan_passes_every_epilogue(isas);
   for (const Kernels* kernels : isas) {
     test_max_pool_equals_plain_loops(*kernels);

@@ -98,9 +98,10 @@ def command(
     share    of the total
     GFLOP/s  2 x the multiply-adds of its convolutions as written, whatever
              Winograd's method saves of them
-    of peak  GFLOP/s as a part of the peak
+    of peak  GFLOP/s as a part of the peak, which is that of float32: AMX
+             has no part in it
     lost ms  what it takes beyond its multiply-adds at the peak; below 0
-             where Winograd's method saves enough of them
+             where Winograd's method or AMX saves enough of it
     MB       its weights as written, once, and the feature maps that it
              reads from memory and writes there, each once for everything
              that runs in turn, in float32; not what convolutions computed
