@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core, machine
+from .assemble import Packed, make_plan
 from .errors import CheckpointError, EndPointError, InputError, NetworkError, nearest
 from .fold import check_values, fold_conv, fold_norm, group_affine
 from .network import EndPoint, Network
-from .plan import Form, Layout, Packed, Step, lay_out, make_plan
+from .plan import Form, Layout, Step, lay_out
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

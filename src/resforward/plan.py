@@ -17,17 +17,12 @@ from typing import Literal
 
 from . import _core
 from .errors import NetworkError
-from .families import GROUPS
-from .fold import ScaleShift
 from .network import INPUT_NORM, Conv, Network, Unit
-
-Norm = Callable[[str], ScaleShift]
 
 CHAIN_PIXELS = 98  # fewer are not worth a chain: its items would leave threads without work
 
 Tile = tuple[int, int]  # outputs of a Winograd tile along y and x
 Form = tuple[str, Tile | Literal["rows"] | None]  # a convolution's name; its Winograd tile, "rows", or neither
-Packed = _core.PackedConv | _core.PackedWinograd
 
 # Tiles by stride and the least number of output pixels. Measured with batches of 1 and 8: larger ones save more
 # products and have more weights, which a small map cannot make up for.
@@ -424,80 +419,3 @@ def _replaced(link: Step, step: Step, index: int) -> Value | None:
         return None
     reads = sum(value is shortcut for other in step.chain for value in other.reads)
     return shortcut if reads == 1 else None
-
-
-def make_plan(
-    network: Network,
-    layout: Layout,
-    convs: Mapping[Form, Packed],
-    norm: Norm,
-    group: Norm,
-    isa: str,
-    threads: int,
-) -> _core.Plan:
-    """Hand a layout's steps to the core.
-
-    Args:
-        network: the table that the layout was made from.
-        layout: of `lay_out`.
-        convs: packed convolutions by name and form; see `Step.form`.
-        norm: a batch norm's scale and shift by its scope. group: a group norm's gamma and beta, likewise.
-        isa, threads: what runs it.
-    """
-    plan = _core.Plan(isa, threads, layout.arena_floats)
-    for step in layout.steps:
-        if step.kind == "store":
-            plan.store(step.inputs[0].tensor(), step.output, step.softmax)
-            continue
-        if step.kind == "load_rows":
-            rows = _out(step)
-            assert step.conv is not None
-            affine = norm(step.norm) if step.norm else (None, None)
-            plan.load_rows(rows.n, rows.h, rows.w, rows.c, step.conv.kernel // 2, rows.offset, *affine)
-            continue
-        if step.kind == "mean":
-            plan.mean(step.inputs[0].tensor(), _out(step).tensor())
-            continue
-        if step.kind == "group_norm":
-            x, affine = step.inputs[0], group(step.norm)
-            plan.group_norm(x.tensor(), GROUPS, affine.scale, affine.shift, network.epsilon, _out(step).tensor())
-            continue
-        for link in step.chain:
-            outputs, follows = _outputs(link, norm), link is not step
-            if link.kind == "load":
-                written = link.writes[0]
-                plan.load(written.n, written.h, written.w, written.c, outputs)
-            elif link.kind == "avg_pool":
-                plan.avg_pool(link.inputs[0].tensor(), link.stride, link.stride, outputs)
-            elif link.kind == "max_pool":
-                _add_pool(plan, network, link, outputs, follows=follows)
-            else:
-                _add_conv(plan, link, convs[link.form], outputs, follows=follows)
-    return plan
-
-
-def _add_pool(plan: _core.Plan, network: Network, step: Step, outputs: _core.Outputs, *, follows: bool) -> None:
-    assert network.stem is not None
-    assert network.stem.pool is not None
-    pool, x = network.stem.pool, step.inputs[0]
-    plan.max_pool(x.tensor(), pool.kernel, pool.stride, *step.pads, pool.fill == "zero", outputs, follows)
-
-
-def _add_conv(plan: _core.Plan, step: Step, packed: Packed, outputs: _core.Outputs, *, follows: bool) -> None:
-    row, x = step.conv, step.inputs[0]
-    assert row is not None
-    shortcut = step.shortcut.tensor() if step.shortcut else None
-    if isinstance(packed, _core.PackedWinograd):
-        plan.winograd(packed, x.tensor(), outputs, shortcut, step.shortcut_stride)
-    elif step.kind == "conv_rows":
-        plan.conv_rows(packed, x.offset, x.n, x.h, x.w, row.stride, row.kernel // 2, outputs)
-    else:
-        plan.conv(packed, x.tensor(), outputs, row.stride, row.rate, shortcut, step.shortcut_stride, follows)
-
-
-def _outputs(step: Step, norm: Norm) -> _core.Outputs:
-    linear, out, preact = (value.tensor() if value else None for value in (step.linear, step.out, step.preact))
-    if preact is None:
-        return _core.Outputs(linear=linear, out=out, relu=step.relu)
-    scale, shift = norm(step.norm)
-    return _core.Outputs(linear=linear, out=out, preact=preact, scale=scale, shift=shift, relu=step.relu)
