@@ -69,7 +69,9 @@ std::string quartiles(std::vector<double> values) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const Kernels* kernels = argc > 1 ? find_kernels(argv[1]) : compiled_isas().front().kernels;
+  const Kernels* kernels = nullptr;
+  for (const Isa& isa : compiled_isas())
+    if (!kernels && isa.supported && (argc < 2 || isa.kernels->isa == std::string(argv[1]))) kernels = isa.kernels;
   const int rounds = argc > 2 ? std::atoi(argv[2]) : 200;
   if (!kernels || rounds < 4) return std::fprintf(stderr, "usage: bench_kernels [ISA [ROUNDS, at least 4]]\n"), 2;
   std::vector<double> peaks;
@@ -94,7 +96,7 @@ int main(int argc, char** argv) {
     a.zero = input.data() + in.pixels() * kLanes;
     a.taps_h = a.taps_w = layer.kernel, a.stride = layer.stride, a.pad = layer.kernel / 2;
     a.out_h = a.out_w = out_size, a.out_planes = out.planes();
-    a.weights = weights.data();
+    a.weights = weights.data(), a.weights_end = a.weights + weights.bytes() / sizeof(float);
     a.epilogue.bias = per_channel.data(), a.epilogue.out = sum.data(), a.epilogue.plane = out.plane();
     a.epilogue.relu = !layer.sum;
     if (layer.sum) {

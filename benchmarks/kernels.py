@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 def main() -> None:
     """Print a line for each layer, and write the JSON that was asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--isa", default="avx512", help="avx512, avx2 or portable")
+    parser.add_argument("--isa", default="avx512", help="amx, avx512, avx2 or portable")
     parser.add_argument("--rounds", type=int, default=200, help="ratios for each layer")
     parser.add_argument("--json", help="file to write")
     args = parser.parse_args()

@@ -45,8 +45,6 @@ void ConvStep::follow(ConvLink next) {
   const ConvArgs& a = next.shape;
   if (!links_.empty() && (a.taps_h * a.taps_w != 1 || int64_t(a.n) * a.in_h * a.in_w != pixels_))
     throw std::invalid_argument("only a 1x1 convolution of the same pixels can follow");
-  if (!links_.empty() && (a.out_h != ceil_div(a.in_h, a.stride) || a.out_w != ceil_div(a.in_w, a.stride)))
-    throw std::invalid_argument("a convolution that follows writes one pixel for each stride");
   if (next.epilogue.linear.in_slot() || next.epilogue.shortcut.tensor.in_slot())
     throw std::invalid_argument("a slot holds what a 1x1 convolution reads: no shortcut, and no sum before one");
   for (const Tensor* t : {&next.epilogue.out, &next.epilogue.preact})

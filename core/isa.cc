@@ -2,21 +2,22 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#endif
 #if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
 #endif
 
 namespace resforward {
 
 #if defined(__x86_64__)
 extern const Kernels avx512_kernels, avx2_kernels;
-extern const AmxKernels amx_kernels;
+extern const ConvKernel amx_kernels;  // of 1x1 convolutions; everything else is AVX-512's
 
 namespace {
 
-// Whether this process may use tiles: the kernel grants their 8 KiB of state to those that ask.
+// Whether this process may use tiles: the kernel grants their 8 KiB of state to those that ask. From then on it refuses
+// alternate signal stacks too small for them, and while a thread has one, the permission.
 bool has_amx() {
 #if defined(__linux__)
   unsigned a, b, c, d;
@@ -29,12 +30,6 @@ bool has_amx() {
 #endif
 }
 
-Kernels on_top_of(Kernels kernels, const AmxKernels& amx) {
-  kernels.isa = "amx";
-  kernels.pointwise = amx.pointwise;
-  return kernels;
-}
-
 }  // namespace
 #endif
 extern const Kernels portable_kernels;
@@ -44,7 +39,8 @@ const std::vector<Isa>& compiled_isas() {
     std::vector<Isa> list;
 #if defined(__x86_64__)
     __builtin_cpu_init();  // reads cpuid, and XGETBV: an old kernel may not save the wide registers
-    static const Kernels with_amx = on_top_of(avx512_kernels, amx_kernels);
+    static Kernels with_amx = avx512_kernels;
+    with_amx.isa = "amx", with_amx.pointwise = amx_kernels;
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
     list.push_back({&with_amx, avx512 && has_amx()});

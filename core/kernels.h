@@ -135,8 +135,9 @@ struct ConvKernel {
 
 struct Kernels {
   const char* isa;
-  int tile_width;              // output channels of one tile
-  ConvKernel conv, pointwise;  // any convolution; 1x1 on blocked input, of any stride
+  int tile_width;        // output channels of one tile
+  ConvKernel conv;       // any convolution
+  ConvKernel pointwise;  // 1x1 on blocked input without padding, of any stride; of as many pixels as that leaves
   // The three parts of a Winograd convolution, for ranges of the block's tiles, of planes, points and output tiles.
   // Points with y in [y_begin, y_end).
   void (*winograd_in)(const WinogradArgs&, int64_t begin, int64_t end, int plane_begin, int plane_end, int y_begin,
@@ -155,11 +156,6 @@ struct Kernels {
   void (*store)(const float* in, int64_t plane, int c, int64_t begin, int64_t end, float* out);
   void (*softmax)(const float* in, int c, float* out);  // one pixel
   double (*fma_loop)(int64_t iterations);               // returns floating point operations done
-};
-
-// What AMX has of its own; everything else is AVX-512's.
-struct AmxKernels {
-  ConvKernel pointwise;
 };
 
 }  // namespace resforward

@@ -46,8 +46,11 @@ void Plan::conv(std::shared_ptr<const PackedConv> conv, const Tensor& in, int st
   shape.taps_h = conv->kernel_h, shape.taps_w = conv->kernel_w;
   shape.stride = stride, shape.rate = rate, shape.pad = rate * (conv->kernel_h / 2);
   shape.n = in.n;
-  if (conv->planes_in() != in.planes() || conv->planes_out() != outputs.geometry().planes())
+  const Tensor& out = outputs.geometry();
+  if (conv->planes_in() != in.planes() || conv->planes_out() != out.planes())
     throw std::invalid_argument("the weights are of other depths than the tensors");
+  if (out.n != in.n || out.h != ceil_div(in.h, stride) || out.w != ceil_div(in.w, stride))
+    throw std::invalid_argument("the output is not of the input's size over the stride");
   add(ConvLink(std::move(conv), shape, in, shortcut, outputs), follows);
 }
 
