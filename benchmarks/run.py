@@ -209,6 +209,11 @@ def selected(patterns: Sequence[str], engines: Sequence[str], rounds: int | None
     return chosen
 
 
+def lesser_isas() -> list[str]:
+    """The instruction sets that this processor has, all but the best."""
+    return [name for name, supported in _core.isas() if supported][1:]
+
+
 def place(name: str, run: Speed | FirstAnswer) -> Path:
     """Where its result is kept: among the others only with every engine that the run is meant to have."""
     return RESULTS if run.engines == RUNS[name].engines else IN_PART
@@ -235,6 +240,9 @@ def main() -> None:
         return
     for name, run in selected(args.runs, args.engines, args.rounds).items():
         print(f"\n{name}", flush=True)
+        if isinstance(run, Speed) and run.isa and run.isa not in lesser_isas():
+            print(f"left out: {run.isa} is not below what this processor has")
+            continue
         start = time.perf_counter()
         result = measure(run, lambda line: print(line, flush=True))
         keep(args.json or place(name, run), name, result)

@@ -9,7 +9,7 @@ namespace resforward {
 
 namespace {
 
-constexpr int64_t kBlockBytes = 1 << 20;  // input of one item: with a tile's weights, inside L2
+constexpr int64_t kBlockBytes = 1 << 20;  // input of one item: with a tile's weights or AMX's parts, about L2
 constexpr int64_t kChainBytes = 1 << 20;  // the same of a chain, with everything that one reads of another
 constexpr int64_t kBlockTiles = 16;       // of one item; a chain's may be larger, since more streams past it
 constexpr int64_t kChainTiles = 64;

@@ -31,7 +31,13 @@ from resforward.checkpoints import read_checkpoint
 from resforward.errors import UnsupportedIsaError
 
 PROMISED = 1e-5  # in float32: design and README promise it for every end point
-PROGRAMS = ("reference", "amx", "avx512", "avx2", "portable")  # the NumPy reference, and the engine on each instruction set
+PROGRAMS = (
+    "reference",
+    "amx",
+    "avx512",
+    "avx2",
+    "portable",
+)  # the NumPy reference, and the engine on each instruction set
 
 
 def make_references(cases: list[str], folder: pathlib.Path) -> None:
