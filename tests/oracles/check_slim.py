@@ -1,6 +1,6 @@
 """Compare resforward with the real TF-slim at full size, every end point of every case in `cases.py`.
 
-    python tests/oracles/check_slim.py [CASE ...] [--with reference avx512 avx2 portable] [--folder build/oracles]
+    python tests/oracles/check_slim.py [CASE ...] [--with reference amx avx512 avx2 portable] [--folder build/oracles]
 
 What slim computes is kept in FOLDER/reference and computed once, in an environment of its own in FOLDER/slim; both are
 made when missing (2 GB to install, 7 GB of references). Prints a table of the largest difference over the largest
