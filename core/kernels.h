@@ -137,7 +137,7 @@ struct Kernels {
   const char* isa;
   int tile_width;        // output channels of one tile
   ConvKernel conv;       // any convolution
-  ConvKernel pointwise;  // 1x1 on blocked input without padding, of any stride; of as many pixels as that leaves
+  ConvKernel pointwise;  // 1x1 on blocked input, of any stride: the output is of the input's size over it, rounded up
   // The three parts of a Winograd convolution, for ranges of the block's tiles, of planes, points and output tiles.
   // Points with y in [y_begin, y_end).
   void (*winograd_in)(const WinogradArgs&, int64_t begin, int64_t end, int plane_begin, int plane_end, int y_begin,

@@ -83,16 +83,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
     >>> nearest("block3/unit6", ["block3/unit_6", "logits"])
     'the nearest is `block3/unit_6`'
+
+    Capitals count as the small letters, and of names that differ in them alone the first is meant.
     """
     import difflib  # slow to import, and rarely wanted
 
-    compared, left = [], _COMPARED // max(len(name), 1)
+    compared: dict[str, str] = {}
+    left = _COMPARED // max(len(name), 1)
     for each in known:
         left -= len(each)
         if left < 0:
             break
-        compared.append(each)
-    close = difflib.get_close_matches(name, compared, n=3, cutoff=0.6)
+        compared.setdefault(each.casefold(), each)
+    close = [compared[key] for key in difflib.get_close_matches(name.casefold(), compared, n=3, cutoff=0.6)]
     if not close:
         return ""
     verb = "the nearest is" if len(close) == 1 else "the nearest are"

@@ -52,8 +52,8 @@ def build(
     Args:
         network: the table, from `resnet_v1` or `resnet_v2`, or the name of one of `NETWORKS`.
         seed: of the random weights; the same seed gives the same weights.
-        threads: of the forward pass; None for all that this process may use.
-        isa: instruction set; None for the best.
+        threads: of the forward pass; None for `RESFORWARD_THREADS` or all that this process may use.
+        isa: `amx`, `avx512`, `avx2` or `portable`; None for `RESFORWARD_ISA` or the best that this processor has.
         winograd: False computes every convolution directly, as `load` has it.
     """
     if isinstance(network, str):
@@ -108,7 +108,7 @@ def load(
         preprocess: another row than the family's, or the name of one of `preprocess.PRESETS`.
         labels: a name for each class, where it is not ImageNet's 1000 or 1001.
         threads: of the forward pass; None for `RESFORWARD_THREADS` or all that this process may use.
-        isa: instruction set; None for `RESFORWARD_ISA` or the best.
+        isa: `amx`, `avx512`, `avx2` or `portable`; None for `RESFORWARD_ISA` or the best that this processor has.
         winograd: False computes every convolution directly: slower, with half the rounding errors.
         external_data: read the tensors that an `.onnx` file keeps in other files of its folder.
 

@@ -420,6 +420,11 @@ void test_what_cannot_follow_is_refused(const Kernels* kernels) {
   const auto follow = [&](Plan& plan, int kernel, int stride, const Tensor& in, const Tensor& out) {
     plan.conv(conv(kernel), in, stride, 1, Shortcut(), to(out), true);
   };
+  const auto alone = [&](int kernel, const Tensor& out) {
+    Plan(kernels, 2, 1 << 16).conv(conv(kernel), map, 2, 1, Shortcut(), to(out));
+  };
+  CHECK(!throws([&] { alone(1, half), alone(3, half); }), "the output is of the input's size over the stride");
+  CHECK(throws([&] { alone(1, map); }) && throws([&] { alone(3, large); }), "and of no other");
   constexpr int64_t kArena = 1 << 16;
   Plan empty(kernels, 2, kArena), pooled(kernels, 2, kArena), loaded(kernels, 2, kArena), wino(kernels, 2, kArena);
   CHECK(throws([&] { follow(empty, 1, 1, map, map); }), "the first step follows nothing");

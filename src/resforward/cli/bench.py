@@ -84,7 +84,8 @@ def command(
 
     A network runs with random weights. A step is one batch of random images; every ten steps are reported, and their
     mean and standard deviation at the end. The peak that the speed is compared with is measured between steps: 20 ms of
-    independent multiply-adds on the same threads, the median of up to five.
+    independent multiply-adds on the same threads, the median of up to five. RESFORWARD_ISA asks for another instruction
+    set than the best; `doctor` names them.
 
     With --per-unit a table follows: a row for the root block (reading the images, conv1, pool1), for every residual
     unit, and for the head (the mean, the logits, writing the result). Norms, ReLUs and sums belong to the convolution

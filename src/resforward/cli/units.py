@@ -29,7 +29,7 @@ def print_units(result: Measurement) -> None:
             f"{1e3 * row.seconds:.{places}f}",
             f"{100 * row.seconds / whole.seconds:.1f}%",
             *work,
-            f"{1e3 * row.seconds_lost(result.peak):.{places}f}",
+            f"{1e3 * row.seconds_lost(result.peak):z.{places}f}",
             f"{1e-6 * (row.weight_bytes + row.activation_bytes):.1f}",
             ", ".join(marks),
         ]
